@@ -1,0 +1,79 @@
+"""LoRA extraction: the delta of each linear layer cut to its leading singular triplets, as a PEFT adapter in bf16.
+
+By Eckart and Young that is the nearest adapter of a rank. What an adapter cannot hold is not carried: the deltas of
+the embedding and of the norms.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from skillpack.checkpoint import open_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LINEAR = re.compile(r"(?P<module>.*\.layers\.\d+\..*_proj)\.weight")
+
+
+class LoraExtraction:
+    """The leading singular triplets of every linear layer's delta, from which adapters of any smaller rank are cut."""
+
+    def __init__(self, base: Path, tuned: Path, rank: int) -> None:
+        self.rank = rank
+        self._base = base
+        self._triplets = _triplets(base, tuned, rank)
+
+    def save(self, rank: int, folder: Path) -> int:
+        """Write the adapter of a rank; returns the bytes of its files."""
+        from peft import LoraConfig
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for module, (left, strengths, right) in self._triplets.items():
+            roots = strengths[:rank].sqrt()
+            up, down = left[:, :rank] * roots, right[:rank] * roots[:, None]
+            tensors[f"base_model.model.{module}.lora_A.weight"] = down.to(torch.bfloat16).contiguous()
+            tensors[f"base_model.model.{module}.lora_B.weight"] = up.to(torch.bfloat16).contiguous()
+        save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+        targets = sorted({module.rpartition(".")[2] for module in self._triplets})
+        LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, task_type="CAUSAL_LM").save_pretrained(str(folder))
+        return sum(file.stat().st_size for file in folder.iterdir())
+
+    def save_within(self, limit: int, folder: Path) -> int:
+        """Write the adapter of the largest rank that takes at most `limit` bytes; returns its rank.
+
+        Raises:
+            ValueError: not even rank 1 fits.
+        """
+        fitting = [rank for rank in range(1, self.rank + 1) if self._payload(rank) <= limit]
+        for rank in reversed(fitting):
+            if self.save(rank, folder) <= limit:
+                return rank
+        raise ValueError(f"no adapter takes {limit} bytes or less")
+
+    def load(self, folder: Path) -> Any:
+        """The base with the adapter merged in, in fp32, so that no rounding to bf16 is held against the method."""
+        from peft import PeftModel
+
+        from recipes.measure import load
+
+        return PeftModel.from_pretrained(load(self._base), str(folder)).merge_and_unload()
+
+    def _payload(self, rank: int) -> int:
+        return sum(2 * rank * (len(left) + right.shape[1]) for left, _, right in self._triplets.values())
+
+
+def _triplets(base: Path, tuned: Path, rank: int) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    before, after = open_checkpoint(base), open_checkpoint(tuned)
+    found = {}
+    for name in after.tensors:
+        if linear := _LINEAR.fullmatch(name):
+            delta = after.read(name).float32() - before.read(name).float32()
+            left, strengths, right = torch.linalg.svd(torch.from_numpy(delta), full_matrices=False)
+            found[linear["module"]] = left[:, :rank].clone(), strengths[:rank].clone(), right[:rank].clone()
+    return found

@@ -1,0 +1,90 @@
+"""Lossy skills without data: bytes on disk against behaviour, with LoRA extraction at the same bytes beside them.
+
+    python -m benchmarks.fidelity
+
+SmolLM2-135M-Instruct fine-tuned to write numbers in Spanish (all weights, 200 steps), measured on 150 held-out numbers.
+The models measured are installed ones, in bf16 like the fine-tune. LoRA extraction stores factors of the linear layers
+in bf16 and is measured unrounded in fp32; the embedding's and the norms' deltas are not in it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import skillpack
+from benchmarks import results
+from benchmarks.baselines.lora_extraction import LoraExtraction
+from benchmarks.folders import WEIGHTS, scratch, skill_bytes
+from benchmarks.intervals import bootstrap
+from recipes.finetune import SPANISH_NUMBERS, fine_tune
+from recipes.measure import SpanishNumbers
+from recipes.models import smollm2
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZES = (1_000_000, 2_200_000, 4_000_000, 6_500_000)
+RANKS = (16, 64)
+
+
+def main() -> None:
+    """Measure and save."""
+    base, tuned = smollm2(), fine_tune(SPANISH_NUMBERS)
+    measure = SpanishNumbers(base, tuned)
+    with scratch() as work:
+        ours = [_skill(measure, base, tuned, work, size) for size in (*SIZES, None)]
+        loras = _loras(measure, LoraExtraction(base, tuned, max(RANKS)), work)
+    results.save(
+        "fidelity",
+        {
+            "checkpoint_bytes": (tuned / WEIGHTS).stat().st_size,
+            "held_out_answers": int(measure.answer.max()) + 1,
+            "held_out_tokens": measure.tokens,
+            "base_nll": round(measure.base_nll, 5),
+            "tuned_nll": round(measure.tuned_nll, 5),
+            "skillpack": ours,
+            "lora_extraction": loras,
+        },
+    )
+
+
+def _skill(measure: SpanishNumbers, base: Path, tuned: Path, work: Path, size: int | None) -> dict[str, Any]:
+    store, model = work / "store", work / "model"
+    packed = skillpack.pack(base, tuned, "spanish", size=size, store=store)
+    skillpack.install("spanish", base, output=model, store=store)
+    found = {
+        "asked": "default quality" if size is None else f"{size / 1e6:g} MB",
+        "bytes": skill_bytes(store, packed.digest),
+        **_measured(measure, model),
+    }
+    shutil.rmtree(model)
+    print(found)
+    return found
+
+
+def _loras(measure: SpanishNumbers, extraction: LoraExtraction, work: Path) -> list[dict[str, Any]]:
+    adapters = {f"{size / 1e6:g} MB": extraction.save_within(size, work / f"{size}") for size in SIZES}
+    adapters |= {f"rank {rank}": rank for rank in RANKS}
+    found = []
+    for asked, rank in adapters.items():
+        folder = work / f"rank {rank}"
+        size = extraction.save(rank, folder)
+        found.append({"asked": asked, "rank": rank, "bytes": size, **_measured(measure, extraction.load(folder))})
+        print(found[-1])
+    return found
+
+
+def _measured(measure: SpanishNumbers, model: Any) -> dict[str, Any]:
+    scores = measure.score(model)
+    fidelity = measure.summary(scores)
+    intervals = bootstrap(measure, scores)
+    found: dict[str, Any] = {"nll": round(fidelity.nll, 5)}
+    for name in ("kl", "kept", "agreement"):
+        found[name] = round(getattr(fidelity, name), 6)
+        found[f"{name}_interval"] = [round(end, 6) for end in intervals[name]]
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The README's table of figures, from the results of the benchmarks.
+
+    python -m benchmarks.tables [--check]
+
+Everything between ``<!-- figures -->`` and ``<!-- /figures -->`` is written anew; with ``--check`` it is only compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import results
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+README = Path(__file__).parents[1] / "README.md"
+START, END = "<!-- figures -->", "<!-- /figures -->"
+
+_Row = tuple[str, str, str]
+
+
+def main() -> None:
+    """Write the table, or fail if it is not up to date."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the README is not up to date")
+    check = parser.parse_args().check
+    before = README.read_text(encoding="utf-8")
+    after = with_table(before, table())
+    if check and after != before:
+        raise SystemExit("README.md does not show the figures in benchmarks/results: run python -m benchmarks.tables")
+    if not check:
+        README.write_text(after, encoding="utf-8")
+
+
+def with_table(text: str, table: str) -> str:
+    r"""The text with the table between its marks.
+
+    >>> with_table("a\n<!-- figures -->\nold\n<!-- /figures -->\nb", "new")
+    'a\n<!-- figures -->\nnew\n<!-- /figures -->\nb'
+
+    Raises:
+        SystemExit: the marks are not there.
+    """
+    head, start, rest = text.partition(START)
+    _, end, tail = rest.partition(END)
+    if not (start and end):
+        raise SystemExit(f"README.md has no {START} … {END}")
+    return f"{head}{START}\n{table}\n{END}{tail}"
+
+
+def table() -> str:
+    """The table of all figures, Markdown."""
+    rows = [*_exact(), *_fidelity(), *_classifier(), *_speed(), *_memory()]
+    lines = ["| what | figure | command |", "|---|---|---|"]
+    lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
+    return "\n".join(lines)
+
+
+def _figures(name: str) -> tuple[dict[str, Any], str]:
+    document = results.load(name)
+    return document["figures"], document["command"]
+
+
+def _exact() -> Iterator[_Row]:
+    found, command = _figures("exact")
+    equal = f"{found['tensors_equal_to_tuned']} of {found['tensors']} tensors equal to tuned bit for bit"
+    yield "Exact skill of SmolLM2-135M, full fine-tune in bf16", f"{_share(found)}; {equal}", command
+
+
+def _fidelity() -> Iterator[_Row]:
+    found, command = _figures("fidelity")
+    for skill in found["skillpack"]:
+        yield f"Skill of the same fine-tune, {skill['asked']}", _behaviour(skill), command
+    for lora in found["lora_extraction"]:
+        yield f"LoRA extraction from it, {lora['asked']} (rank {lora['rank']})", _behaviour(lora), command
+
+
+def _behaviour(found: dict[str, Any]) -> str:
+    low, high = found["kept_interval"]
+    return (
+        f"{_megabytes(found['bytes'])}: KL {found['kl']:.2g}, gain kept {_percent(found['kept'], 2)} "
+        f"[{100 * low:.2f}, {100 * high:.2f}], top-1 agreement {_percent(found['agreement'], 1)}"
+    )
+
+
+def _classifier() -> Iterator[_Row]:
+    found, command = _figures("classifier")
+    same = f"{_percent(found['agreement'], 1)} of {found['held_out_reviews']} held-out reviews predicted as by tuned"
+    yield "Skill of MiniLM as a classifier of drug reviews (new head)", f"{_share(found)}; {same}", command
+
+
+def _speed() -> Iterator[_Row]:
+    found, command = _figures("speed")
+    for name, usage in found["commands"].items():
+        figure = f"{usage['seconds']:.2g} s, {_megabytes(usage['peak_anonymous_bytes'], 0)} of memory"
+        yield f"`skillpack {name}`, SmolLM2-135M" if name != "--help" else "`skillpack --help`", figure, command
+
+
+def _memory() -> Iterator[_Row]:
+    found, command = _figures("memory")
+    size, limit = f"{found['checkpoint_bytes'] / 1e9:.2g} GB", _megabytes(found["limit_bytes"], 0)
+    for name, usage in found["commands"].items():
+        figure = f"{_megabytes(usage['peak_anonymous_bytes'], 0)} of memory (limit {limit})"
+        yield f"`skillpack {name}`, {size} checkpoint", f"{figure}, {usage['seconds']:.0f} s", command
+
+
+def _share(found: dict[str, Any]) -> str:
+    sizes = f"{_megabytes(found['skill_bytes'])} of {_megabytes(found['checkpoint_bytes'])}"
+    return f"{sizes} ({_percent(found['share'], 1)})"
+
+
+def _megabytes(count: int, digits: int = 2) -> str:
+    return f"{count / 1e6:.{digits}f} MB"
+
+
+def _percent(share: float, digits: int) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+if __name__ == "__main__":
+    main()

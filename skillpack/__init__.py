@@ -1,0 +1,93 @@
+"""SkillPack: turn a fine-tune into a skill, keep it in a library, install it on its base, remove it without a trace.
+
+>>> import skillpack
+>>> skillpack.pack("org/base", "./math-tuned", "math", size=5_000_000)  # doctest: +SKIP
+>>> skillpack.install("math", "./model")  # doctest: +SKIP
+>>> skillpack.remove("math", "./model")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skillpack.checkpoint import Checkpoint, open_checkpoint
+    from skillpack.errors import ReportedError, SkillPackError
+    from skillpack.fingerprint import fingerprint
+    from skillpack.installing import FolderStatus, InstallReport, remove, status
+    from skillpack.library import (
+        SkillDetails,
+        SkillSummary,
+        delete,
+        export,
+        import_skill,
+        install,
+        list_skills,
+        show,
+        verify,
+    )
+    from skillpack.packing import PackReport, pack
+    from skillpack.skill import Skill
+
+    list = list_skills  # noqa: A001 - the twin of the command
+
+__all__ = [
+    "Checkpoint",
+    "FolderStatus",
+    "InstallReport",
+    "PackReport",
+    "ReportedError",
+    "Skill",
+    "SkillDetails",
+    "SkillPackError",
+    "SkillSummary",
+    "delete",
+    "export",
+    "fingerprint",
+    "import_skill",
+    "install",
+    "list",
+    "open_checkpoint",
+    "pack",
+    "remove",
+    "show",
+    "status",
+    "verify",
+]
+
+# Where each name lives. Modules are imported at first use, so that `import skillpack` and the command line start fast.
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "FolderStatus": "installing",
+    "InstallReport": "installing",
+    "PackReport": "packing",
+    "ReportedError": "errors",
+    "Skill": "skill",
+    "SkillDetails": "library",
+    "SkillPackError": "errors",
+    "SkillSummary": "library",
+    "delete": "library",
+    "export": "library",
+    "fingerprint": "fingerprint",
+    "import_skill": "library",
+    "install": "library",
+    "list": "library.list_skills",
+    "open_checkpoint": "checkpoint",
+    "pack": "packing",
+    "remove": "installing",
+    "show": "library",
+    "status": "installing",
+    "verify": "library",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'skillpack' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(".")
+    return getattr(import_module(f"skillpack.{module}"), attribute or name)
+
+
+def __dir__() -> list[str]:  # type: ignore[valid-type]
+    return sorted(__all__)

@@ -1,0 +1,253 @@
+"""The JSON that commands print, and what its keys mean.
+
+Keys are only ever added. `KEYS` documents all of them for `docs/cli.md`; a test compares it with what commands print.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from skillpack.cli.kinds import Kind
+    from skillpack.installing import FileRecord, FolderStatus, InstallReport
+    from skillpack.library import SkillDetails, SkillSummary
+    from skillpack.manifest import TensorEntry
+    from skillpack.packing import PackReport
+
+_SKILL: Final = {
+    "name": "name of the skill",
+    "version": "its number in the history of the branch; null if it was never on it",
+    "digest": "its identity",
+    "size": "bytes on disk of all that the digest covers",
+    "time": "when it was committed, RFC 3339 in UTC",
+    "author": "who committed it",
+    "message": "why",
+}
+_INSTALLED: Final = {
+    "skills[].name": "name of an installed skill",
+    "skills[].label": "its version as it was addressed, such as math@3",
+    "skills[].digest": "its identity",
+    "skills[].weight": "factor of its delta",
+    "skills[].forced": "it was put on another base than its own",
+}
+_CHANGED: Final = {
+    "folder": "the model folder",
+    **_INSTALLED,
+    "changed[]": "names of the skills that were put on or taken off",
+    "replaced[]": "names of those that were there with another version or weight",
+    "written[]": "relative paths of the files that were written",
+    "restored[]": "relative paths of the base's files that are back in place",
+    "bytes": "bytes of the written files",
+    "dry_run": "nothing was changed",
+}
+_FIGURES: Final = {
+    "bytes": "coded bytes",
+    "codecs[]": "names of the codecs",
+    "rank": "least and largest rank of low-rank parts; null without such",
+    "bits_per_weight": "coded bits for each number",
+    "error": "least and largest relative Frobenius error",
+}
+
+
+def _within(prefix: str, keys: Mapping[str, str]) -> dict[str, str]:
+    return {f"{prefix}.{key}": meaning for key, meaning in keys.items()}
+
+
+KEYS: Final[Mapping[str, Mapping[str, str]]] = {
+    "pack": {
+        "name": "name of the skill",
+        "version": "its number in the history of the branch; null after a dry run",
+        "digest": "its identity; empty after a dry run",
+        "size": "bytes on disk of all that the digest covers",
+        "tuned_size": "bytes of the fine-tune's tensors",
+        "exact": "the fine-tune comes back bit for bit",
+        "error": "largest relative Frobenius error of a tensor's delta",
+        "changed": "how many tensors differ",
+        "unchanged": "how many do not",
+        "gone[]": "names of base tensors that the fine-tune does not have",
+        "files[]": "relative paths of changed files",
+        "code_files[]": "Python files of the fine-tune, which are left out",
+        "dry_run": "nothing was stored",
+    },
+    "install": _CHANGED,
+    "remove": _CHANGED,
+    "status": {
+        "folder": "the model folder",
+        "managed": "skills are installed",
+        **_INSTALLED,
+        "written[].path": "relative path of a file that an install wrote",
+        "written[].size": "its bytes",
+        "written[].sha256": "its digest",
+        "written_bytes": "bytes of all of them",
+        "originals[].path": "relative path of a file of the base that is put aside",
+        "originals[].size": "its bytes",
+        "originals[].sha256": "its digest",
+        "kept_bytes": "bytes of all of them",
+        "kept_in": "relative folder in which they are",
+        "base_fingerprint": "of the base; empty if no skill is installed",
+        "tool": "program and version that installed",
+        "verified": "every file was hashed",
+        "differences[].path": "a file that is not as it was after the install, or the name of a damaged skill",
+        "differences[].problem": "changed, missing or damaged skill",
+        "unfinished": "another command is at work, or was interrupted and could not be finished or undone",
+        "recovered": "an interrupted command was finished or undone now",
+    },
+    "list": {"branch": "the branch", **_within("skills[]", _SKILL)},
+    "show": {
+        **_SKILL,
+        "base_fingerprint": "of the base",
+        "tuned_fingerprint": "of the fine-tune",
+        "prefix.strip": "what base names start with and the fine-tune's do not",
+        "prefix.add": "what the fine-tune's names start with and the base's do not",
+        "gone[]": "names of base tensors that an install leaves out",
+        "files[].path": "relative path of a changed file",
+        "files[].kind": "patch or whole",
+        "files[].bytes": "coded bytes",
+        "kinds[].kind": "kind of module",
+        "kinds[].tensors": "how many tensors of the kind change",
+        **_within("kinds[]", _FIGURES),
+        "tensors[].tensor": "name, as an install writes it; so are dtype and shape",
+        "tensors[].dtype": "as in safetensors",
+        "tensors[].shape[]": "dimensions",
+        "tensors[].reference": "the base tensor that it is relative to; null if it is new",
+        "tensors[].same_as": "the tensor that it is tied to, or null",
+        **_within("tensors[]", _FIGURES),
+        "card": "the model card, Markdown",
+    },
+    "delete": {**_within("skill", _SKILL), "dry_run": "nothing was changed"},
+    "export": {"file": "the archive", "bytes": "its size", **_within("skills[]", _SKILL)},
+    "import": _within("skills[]", _SKILL),
+    "verify": _within("skills[]", _SKILL),
+}
+"""Command -> path of a key -> its meaning. `[]` stands for every item of a list."""
+
+
+def pack_document(report: PackReport, *, dry_run: bool) -> dict[str, Any]:
+    """What `pack` prints."""
+    manifest = report.manifest
+    error = max((entry.error for entry in manifest.tensors), default=0.0)
+    return {
+        "name": report.name,
+        "version": report.version,
+        "digest": report.digest,
+        "size": report.size,
+        "tuned_size": report.tuned_size,
+        "exact": error == 0,
+        "error": error,
+        "changed": len(manifest.tensors),
+        "unchanged": report.unchanged,
+        "gone": [name for name, _ in manifest.gone],
+        "files": [file.path for file in manifest.files],
+        "code_files": list(report.code_files),
+        "dry_run": dry_run,
+    }
+
+
+def install_document(report: InstallReport) -> dict[str, Any]:
+    """What `install` and `remove` print."""
+    return {
+        "folder": str(report.folder),
+        "skills": [asdict(skill) for skill in report.skills],
+        "changed": list(report.changed),
+        "replaced": list(report.replaced),
+        "written": list(report.written),
+        "restored": list(report.restored),
+        "bytes": report.nbytes,
+        "dry_run": report.dry_run,
+    }
+
+
+def status_document(found: FolderStatus) -> dict[str, Any]:
+    """What `status` prints."""
+    return {
+        "folder": str(found.folder),
+        "managed": found.managed,
+        "skills": [asdict(skill) for skill in found.skills],
+        "written": _files(found.written),
+        "written_bytes": found.written_bytes,
+        "originals": _files(found.originals),
+        "kept_bytes": found.kept_bytes,
+        "kept_in": found.kept_in,
+        "base_fingerprint": found.base_fingerprint,
+        "tool": found.tool,
+        "verified": found.verified,
+        "differences": [difference._asdict() for difference in found.differences],
+        "unfinished": found.unfinished,
+        "recovered": found.recovered,
+    }
+
+
+def list_document(skills: Iterable[SkillSummary], branch: str) -> dict[str, Any]:
+    """What `list` prints."""
+    return {"branch": branch, "skills": _skills(skills)}
+
+
+def show_document(found: SkillDetails) -> dict[str, Any]:
+    """What `show` prints."""
+    from skillpack.cli.kinds import Kind, by_kind
+
+    manifest = found.skill.manifest
+    return {
+        **asdict(found.summary),
+        "base_fingerprint": manifest.base_fingerprint,
+        "tuned_fingerprint": manifest.tuned_fingerprint,
+        "prefix": manifest.renaming._asdict(),
+        "gone": [name for name, _ in manifest.gone],
+        "files": [{"path": file.path, "kind": file.kind, "bytes": file.coded} for file in manifest.files],
+        "kinds": [{"kind": kind.name, "tensors": kind.tensors, **_figures(kind)} for kind in by_kind(manifest.tensors)],
+        "tensors": [_tensor(entry, Kind.of(entry.name, [entry])) for entry in manifest.tensors],
+        "card": found.card,
+    }
+
+
+def delete_document(skill: SkillSummary, *, dry_run: bool) -> dict[str, Any]:
+    """What `delete` prints."""
+    return {"skill": asdict(skill), "dry_run": dry_run}
+
+
+def export_document(skills: Iterable[SkillSummary], file: Path, size: int) -> dict[str, Any]:
+    """What `export` prints."""
+    return {"file": str(file), "bytes": size, "skills": _skills(skills)}
+
+
+def import_document(skills: Iterable[SkillSummary]) -> dict[str, Any]:
+    """What `import` prints."""
+    return {"skills": _skills(skills)}
+
+
+def verify_document(skills: Iterable[SkillSummary]) -> dict[str, Any]:
+    """What `verify` prints."""
+    return {"skills": _skills(skills)}
+
+
+def _skills(skills: Iterable[SkillSummary]) -> list[dict[str, Any]]:
+    return [asdict(skill) for skill in skills]
+
+
+def _files(records: Iterable[tuple[str, FileRecord]]) -> list[dict[str, Any]]:
+    return [{"path": path, "size": record.size, "sha256": record.sha256} for path, record in records]
+
+
+def _tensor(entry: TensorEntry, alone: Kind) -> dict[str, Any]:
+    return {
+        "tensor": entry.name,
+        "dtype": entry.dtype,
+        "shape": list(entry.shape),
+        "reference": entry.reference,
+        "same_as": entry.same_as,
+        **_figures(alone),
+    }
+
+
+def _figures(kind: Kind) -> dict[str, Any]:
+    return {
+        "bytes": kind.nbytes,
+        "codecs": list(kind.codecs),
+        "rank": None if kind.ranks is None else list(kind.ranks),
+        "bits_per_weight": kind.bits_per_weight,
+        "error": list(kind.errors),
+    }

@@ -1,0 +1,171 @@
+"""Commands on the library: list, delete, export, import, verify."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import skillpack
+from skillpack.cli.console import counted, human, moment
+from skillpack.cli.documents import (
+    delete_document,
+    export_document,
+    import_document,
+    list_document,
+    verify_document,
+)
+from skillpack.cli.options import dry_run_option, history_options, output_options, store_options, yes_option
+from skillpack.errors import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from skillpack.cli.console import Output
+    from skillpack.library import SkillSummary
+
+
+@click.command("list", short_help="List the skills of the library.", epilog="Short form: skillpack ls")
+@store_options
+@output_options
+def list_(*, store: str | None, branch: str, output: Output) -> None:
+    """List the skills of the library: the newest version of each, its size, its date (UTC) and its message."""
+    skills = skillpack.list(store=store, branch=branch)
+    if output.as_json:
+        output.document(list_document(skills, branch))
+    elif skills:
+        output.table(
+            {"name": "left", "version": "right", "size": "right", "date": "left", "message": "left"},
+            [
+                (skill.name, _number(skill), human(skill.size), moment(skill.time), skill.message.partition("\n")[0])
+                for skill in skills
+            ],
+        )
+    else:
+        output.say(f"branch {branch} has no skill yet", "next: skillpack pack BASE TUNED")
+
+
+@click.command(short_help="Take a skill out of the library.", epilog="Example: skillpack delete math")
+@click.argument("skill", metavar="SKILL")
+@history_options
+@store_options
+@dry_run_option
+@yes_option
+@output_options
+def delete(
+    skill: str,
+    *,
+    message: str,
+    author: str | None,
+    store: str | None,
+    branch: str,
+    dry_run: bool,
+    yes: bool,
+    output: Output,
+) -> None:
+    """Take a skill out of the library. Its versions stay in the history, as math@1 and so on.
+
+    SKILL is its name. Models that it is installed on are not touched.
+    """
+    found = skillpack.delete(skill, store=store, branch=branch, dry_run=True)
+    if not dry_run:
+        output.confirm(f"Delete {_address(found)} ({human(found.size)}) from branch {branch}?", yes=yes)
+        found = skillpack.delete(skill, store=store, branch=branch, message=message, author=author)
+    what = f"{_address(found)}, {human(found.size)}, from branch {branch}"
+    output.result(
+        delete_document(found, dry_run=dry_run),
+        f"would delete {what}" if dry_run else f"deleted {what}",
+        "dry run: nothing was changed"
+        if dry_run
+        else f"its versions stay in the history, the last is {_address(found)}",
+    )
+
+
+@click.command(
+    short_help="Write skills to one file.",
+    epilog="Example: skillpack export math code@2 skills.oci.tar",
+)
+@click.argument("skills", metavar="SKILL...", nargs=-1, required=True)
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@store_options
+@yes_option
+@output_options
+def export(skills: tuple[str, ...], file: Path, *, store: str | None, branch: str, yes: bool, output: Output) -> None:
+    """Write skills with their model cards to one file, an OCI archive that registries and skopeo read.
+
+    SKILL is an address. A FILE that is there is overwritten after a question, or with -y.
+    """
+    if file.is_file():
+        output.confirm(f"{file} exists. Overwrite it?", yes=yes)
+        yes = True
+    written = skillpack.export(skills, file, store=store, branch=branch, overwrite=yes)
+    size = file.stat().st_size
+    output.result(
+        export_document(written, file, size),
+        f"exported {listing(map(_address, written))} to {file}, {human(size)}",
+        f"next: skillpack import {shlex.quote(str(file))}",
+    )
+
+
+@click.command(
+    "import",
+    short_help="Take skills of a file into the library.",
+    epilog="Example: skillpack import skills.oci.tar",
+)
+@click.argument("file", metavar="FILE", type=click.Path())
+@click.option("--name", metavar="NAME", help="Another name for the skill, if the file holds one.")
+@history_options
+@store_options
+@output_options
+def import_(
+    file: str,
+    *,
+    name: str | None,
+    message: str,
+    author: str | None,
+    store: str | None,
+    branch: str,
+    output: Output,
+) -> None:
+    """Take the skills of a file into the library, every byte checked against its digest.
+
+    FILE is an OCI archive, as skillpack export writes it.
+    """
+    taken = skillpack.import_skill(file, name, store=store, branch=branch, message=message, author=author)
+    output.result(
+        import_document(taken),
+        f"imported {listing(map(_address, taken))}, {human(_total(taken))}",
+        f"next: skillpack install {taken[0].name} MODEL_DIR",
+    )
+
+
+@click.command(short_help="Check every byte of skills.", epilog="Example: skillpack verify math")
+@click.argument("skills", metavar="[SKILL...]", nargs=-1)
+@store_options
+@output_options
+def verify(skills: tuple[str, ...], *, store: str | None, branch: str, output: Output) -> None:
+    """Hash every byte of skills again and check that what they say of themselves fits together.
+
+    SKILL is an address; without any, all skills of the branch are checked. Damage ends the command with exit code 13.
+    """
+    with output.progress() as progress:
+        sound = skillpack.verify(skills, store=store, branch=branch, progress=progress)
+    if output.as_json:
+        output.document(verify_document(sound))
+        return
+    output.lines(*(f"ok {_address(skill)} {skill.digest}" for skill in sound))
+    output.say(f"{counted(len(sound), 'skill')} checked, {human(_total(sound))}")
+
+
+def _address(skill: SkillSummary) -> str:
+    return skill.name if skill.version is None else f"{skill.name}@{skill.version}"
+
+
+def _number(skill: SkillSummary) -> str:
+    return "" if skill.version is None else str(skill.version)
+
+
+def _total(skills: Iterable[SkillSummary]) -> int:
+    return sum(skill.size for skill in skills)

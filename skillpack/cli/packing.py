@@ -1,0 +1,101 @@
+"""The command `pack`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+import skillpack
+from skillpack.cli.console import counted, human
+from skillpack.cli.documents import pack_document
+from skillpack.cli.options import dry_run_option, history_options, output_options, parse_size, store_options
+from skillpack.errors import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from skillpack.cli.console import Output
+    from skillpack.packing import PackReport
+
+
+@click.command(
+    short_help="Turn a fine-tune into a skill.",
+    epilog="Example: skillpack pack org/base ./math-tuned --name math --size 5MB",
+)
+@click.argument("base", type=click.Path())
+@click.argument("tuned", type=click.Path())
+@click.option("--name", metavar="NAME", help="Name of the skill; by default that of the fine-tune's folder.")
+@click.option("--exact", is_flag=True, help="Come back bit for bit.")
+@click.option("--size", type=parse_size, metavar="SIZE", help="Take at most 5MB, 2.5MiB, 500kB or this many bytes.")
+@click.option("--quality", type=float, metavar="NUMBER", help="Between 0 and 1; 0.9 unless something else is asked.")
+@click.option("--license", metavar="ID", help="SPDX identifier for the model card; by default the base's.")
+@history_options
+@store_options
+@dry_run_option
+@output_options
+def pack(
+    base: str,
+    tuned: str,
+    *,
+    name: str | None,
+    exact: bool,
+    size: int | None,
+    quality: float | None,
+    license: str | None,  # noqa: A002 - the option's name
+    message: str,
+    author: str | None,
+    store: str | None,
+    branch: str,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Turn a fine-tune into a skill and keep it in the library.
+
+    BASE is the model that the fine-tune started from and TUNED the fine-tune: a model folder, a .safetensors file or
+    a Hub id such as org/name or org/name@revision. TUNED may also be the folder of a PEFT LoRA adapter.
+
+    --exact, --size and --quality exclude one another. The size is that of the whole skill on disk.
+    """
+    with output.progress() as progress:
+        report = skillpack.pack(
+            base,
+            tuned,
+            name,
+            exact=exact,
+            size=size,
+            quality=quality,
+            store=store,
+            branch=branch,
+            message=message,
+            author=author,
+            license=license,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    output.result(pack_document(report, dry_run=dry_run), *_summary(report))
+
+
+def _summary(report: PackReport) -> Iterator[str]:
+    manifest = report.manifest
+    stored = bool(report.digest)
+    address = f"{report.name}@{report.version}" if stored else report.name
+    share = report.size / max(1, report.tuned_size)
+    yield (
+        f"{'packed' if stored else 'would pack'} {address}: {human(report.size)}, "
+        f"{share:.2%} of the fine-tune's {human(report.tuned_size)}"
+    )
+    rough = sum(entry.error > 0 for entry in manifest.tensors)
+    gone = f", {len(manifest.gone)} gone" if manifest.gone else ""
+    yield (
+        f"{counted(len(manifest.tensors), 'tensor')} changed{gone}, {report.unchanged} unchanged, "
+        f"{counted(len(manifest.files), 'file')} changed; "
+        + (f"{counted(rough, 'tensor')} approximated" if rough else "comes back bit for bit")
+    )
+    if report.code_files:
+        yield f"left out, since a skill never carries code: {listing(report.code_files)}"
+    yield (
+        f"next: skillpack show {report.name}; skillpack install {report.name} MODEL_DIR"
+        if stored
+        else "dry run: nothing was stored"
+    )

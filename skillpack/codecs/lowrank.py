@@ -1,0 +1,249 @@
+r"""Low rank: singular vectors, every coefficient quantised with one step.
+
+With D = U diag(s) V^T, the entries of both U diag(s) and V diag(s) are quantised with the same absolute step, which
+is what reverse water-filling asks for: rank and precision per column follow from the step and are not settings.
+Rounding is stochastic, so that what is decoded is unbiased: E[D'] = D up to the columns left out. A shrunken delta is
+wrong in the same direction in every layer at once, while zero-mean noise averages out.
+
+A column's class is log2(s / step) in half octaves. It fixes both the context of its symbols and the inner scale by
+which the product of its two integer vectors is multiplied. Inner scales are integers, and all sums stay below 2**53,
+so that float64 adds them without rounding in any order: decoding gives the same bits on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from skillpack.codecs.matrix import matrix_shape
+from skillpack.codecs.protocol import Analysis, Encoding, Layout, Parameters
+from skillpack.errors import DamagedSkillError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from skillpack.codecs.entropy import Chunk, ChunkReader, Group
+    from skillpack.codecs.noise import Seed
+    from skillpack.tensors import Floats, Tensor
+
+_BLOCK: Final = 1 << 21
+"""Elements of a matrix that are worked on at a time."""
+_INNER_BITS: Final = 8
+_MAX_CLASS: Final = 80
+_EXACT_SUMS: Final = 2**53
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The low-rank codec.
+
+    Attributes:
+        keep: columns are kept while their singular value exceeds `keep` times step times (rows x columns)**(1/4),
+            the point at which their energy equals that of their quantisation noise being at `keep` = 1. Columns
+            well below it are still worth their bits when rounding is unbiased.
+        dead_zone: None for stochastic rounding. Otherwise magnitudes are rounded down where their fraction is less
+            than this: least squared error per bit, but biased towards zero.
+        name: the codec's name in a manifest; both ways of rounding decode alike.
+    """
+
+    keep: float = 0.3
+    dead_zone: float | None = None
+    name: str = "lowrank"
+
+    def analyse(self, delta: Floats, finest: float) -> Analysis:
+        """Singular vectors and values of the columns that `finest` would keep, by the Gram matrix in float64."""
+        spectrum, vectors = _eigen(delta)
+        size = int((spectrum > self._threshold(delta.shape, finest)).sum())
+        values, near = spectrum[:size], vectors[:, :size]
+        far = _project(delta, near, values)
+        left, right = (far, near) if delta.shape[0] >= delta.shape[1] else (near, far)
+        return {
+            "left": left.astype(np.float32),
+            "right": right.astype(np.float32),
+            "values": values.astype(np.float32),
+            "all_values": spectrum.astype(np.float32),
+        }
+
+    def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
+        """See `LossyCodec`; distortion is the noise of all kept coefficients plus the energy left out."""
+        shape = analysis["left"].shape[0], analysis["right"].shape[0]
+        values = analysis["values"].astype(np.float64)
+        step = max(step, _finest(values))
+        classes = _classes(values[values > self._threshold(shape, step)], step)
+        if not classes.size:
+            return Encoding({"columns": []}, lambda: iter(()), _energy(analysis["all_values"]))
+        top = int(classes[0])
+        outer = step * 2.0 ** (-top / 2) / 2**_INNER_BITS
+        gains = np.sqrt(values[: classes.size] / (outer * _inner(top - classes)))
+        parameters: Parameters = {"outer": outer, "top": top, "columns": _run_lengths(classes, top)}
+
+        def chunks() -> Iterator[Chunk]:
+            rounded = self._rounding(seed)
+            peaks = np.zeros((2, classes.size))
+            groups: list[Group] = []
+            for side, factor in enumerate((analysis["left"], analysis["right"])):
+                for level, first, last in _runs(parameters):
+                    symbols = rounded(factor[:, first:last] * gains[first:last].astype(np.float32))
+                    peaks[side, first:last] = np.abs(symbols).max(axis=0)
+                    groups.append((_context(level, factor.shape[0]), symbols.T.reshape(-1)))
+            _check_exact(peaks, _inner(top - classes))
+            yield groups
+
+        noise_energy = sum(shape) * classes.size * step**2 / 6
+        return Encoding(parameters, chunks, noise_energy + _energy(analysis["all_values"][classes.size :]))
+
+    def decode(
+        self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout, reference: Tensor | None
+    ) -> Floats:
+        """See `Codec`."""
+        del reference
+        shape = matrix_shape(layout.shape)
+        delta = np.zeros(shape, np.float32)
+        if not parameters["columns"]:
+            return delta.reshape(layout.shape)
+        _check_parameters(parameters, shape)
+        reader = next(chunks)
+        left, right = (_read_factor(reader, parameters, count) for count in shape)
+        reader.finish()
+        for level, first, last in _runs(parameters):
+            left[:, first:last] *= float(_inner(parameters["top"] - level))
+        _check_exact(np.stack([np.abs(left).max(axis=0), np.abs(right).max(axis=0)]), np.ones(left.shape[1]))
+        outer = float(parameters["outer"])
+        size = max(1, _BLOCK // shape[1])
+        for first in range(0, shape[0], size):
+            delta[first : first + size] = (left[first : first + size] @ right.T) * outer
+        return delta.reshape(layout.shape)
+
+    def predicted_bits(self, analysis: Analysis, step: float) -> float:
+        """Bits that an analysed matrix will take at `step`, were its singular vectors Gaussian.
+
+        The entropy of a Gaussian rounded to integers is close to log2(1 + sqrt(2 pi e) sigma) at every sigma (in
+        steps).
+        """
+        shape = analysis["left"].shape[0], analysis["right"].shape[0]
+        values = analysis["all_values"].astype(np.float64)
+        kept = values[values > self._threshold(shape, step)]
+        spread = kept[:, None] / (step * np.sqrt(shape)[None, :])
+        return float((np.log2(1 + math.sqrt(2 * math.pi * math.e) * spread) @ np.array(shape)).sum())
+
+    def _threshold(self, shape: tuple[int, ...], step: float) -> float:
+        return self.keep * step * float(math.prod(shape)) ** 0.25
+
+    def _rounding(self, seed: Seed) -> Callable[[Floats], npt.NDArray[np.int32]]:
+        if self.dead_zone is None:
+            return seed.noise().round
+        return _DeadZone(self.dead_zone)
+
+
+@dataclass(frozen=True)
+class _DeadZone:
+    width: float
+
+    def __call__(self, values: Floats) -> npt.NDArray[np.int32]:
+        return (np.sign(values) * np.floor(np.abs(values) + np.float32(1 - self.width))).astype(np.int32)
+
+
+def rank(parameters: Mapping[str, Any]) -> int:
+    """Number of columns that a low-rank part holds."""
+    return int(sum(parameters["columns"]))
+
+
+def _eigen(delta: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Singular values, descending, and the singular vectors of the shorter side of a matrix.
+
+    The Gram matrix squares the condition number, so singular values below 1e-8 of the largest are noise; a codec's
+    step is far above that.
+    """
+    import torch
+
+    rows, columns = delta.shape
+    size = max(1, _BLOCK // min(rows, columns))
+    gram = torch.zeros((min(rows, columns),) * 2, dtype=torch.float64)
+    for first in range(0, max(rows, columns), size):
+        block = delta[first : first + size] if rows >= columns else delta[:, first : first + size].T
+        piece = torch.from_numpy(block.astype(np.float64))
+        gram.addmm_(piece.T, piece)
+    squares, vectors = torch.linalg.eigh(gram)
+    return squares.flip(0).clamp_min(0).sqrt().numpy(), vectors.flip(1).numpy()
+
+
+def _project(delta: Floats, near: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Singular vectors of the longer side, from those of the shorter one."""
+    import torch
+
+    tall = delta if delta.shape[0] >= delta.shape[1] else delta.T
+    directions = torch.from_numpy(near.astype(np.float32))
+    far = np.empty((tall.shape[0], values.size), np.float32)
+    size = max(1, _BLOCK // tall.shape[1])
+    for first in range(0, tall.shape[0], size):
+        block, piece = np.ascontiguousarray(tall[first : first + size]), far[first : first + size]
+        torch.matmul(torch.from_numpy(block), directions, out=torch.from_numpy(piece))
+        np.divide(piece, values, out=piece, casting="same_kind")
+    return far
+
+
+def _finest(values: npt.NDArray[np.float64]) -> float:
+    """The step below which products might not add up exactly; errors are beneath those of an fp32 delta by then."""
+    return 2.0**-20 * math.sqrt(float(values[:1].sum()) * float(values.sum()))
+
+
+def _classes(values: npt.NDArray[np.float64], step: float) -> npt.NDArray[np.int64]:
+    """Class of each kept column, descending; at most _MAX_CLASS below the first."""
+    classes = np.rint(2 * np.log2(values / step)).astype(np.int64)
+    return np.maximum(classes, classes[0] - _MAX_CLASS) if classes.size else classes
+
+
+def _inner(below: Any) -> Any:
+    """Integer scale of the class that is `below` half octaves under the top one: 2**(below / 2), 8 more bits kept."""
+    table = np.array([math.isqrt(1 << (2 * _INNER_BITS + index)) for index in range(_MAX_CLASS + 1)], np.float64)
+    return table[below]
+
+
+def _run_lengths(classes: npt.NDArray[np.int64], top: int) -> list[int]:
+    """How many columns are in the top class, the one below it, and so on."""
+    return np.bincount(top - classes).tolist()
+
+
+def _runs(parameters: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
+    """Class, first column and end of each class that has columns."""
+    first = 0
+    for below, count in enumerate(parameters["columns"]):
+        if count:
+            yield parameters["top"] - below, first, first + count
+        first += count
+
+
+def _context(level: int, entries: int) -> str:
+    """Context of columns of a class: log2 of the spread of their entries in steps, in half octaves."""
+    return f"lowrank.{level - round(math.log2(entries))}"
+
+
+def _read_factor(reader: ChunkReader, parameters: Mapping[str, Any], entries: int) -> npt.NDArray[np.float64]:
+    factor = np.empty((entries, rank(parameters)), np.float64)
+    for level, first, last in _runs(parameters):
+        symbols = reader.take(_context(level, entries), entries * (last - first))
+        factor[:, first:last] = symbols.reshape(last - first, entries).T
+    return factor
+
+
+def _check_exact(peaks: npt.NDArray[np.float64], inner: Any) -> None:
+    if float((peaks[0] * peaks[1] * inner).sum()) >= _EXACT_SUMS:
+        raise DamagedSkillError("the products of a low-rank part are too large to be added exactly")
+
+
+def _check_parameters(parameters: Mapping[str, Any], shape: tuple[int, int]) -> None:
+    columns = parameters["columns"]
+    whole = all(type(count) is int and count >= 0 for count in columns)
+    if not whole or len(columns) > _MAX_CLASS + 1 or sum(columns) > min(shape):
+        raise DamagedSkillError(f"a low-rank part of a {shape[0]}x{shape[1]} matrix announces columns {columns}")
+    top = parameters["top"]
+    if not math.isfinite(float(parameters["outer"])) or type(top) is not int or abs(top) > 1000:
+        raise DamagedSkillError("a low-rank part has scales out of range")
+
+
+def _energy(values: npt.NDArray[np.floating[Any]]) -> float:
+    return float(np.square(values, dtype=np.float64).sum())

@@ -1,0 +1,88 @@
+"""What a codec is: a way to write one tensor's delta as parameters and groups of integers, and to read it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from skillpack.codecs.entropy import Chunk, ChunkReader
+    from skillpack.codecs.noise import Seed
+    from skillpack.tensors import Floats, Tensor
+
+Analysis = Mapping[str, npt.NDArray[np.float32]]
+"""What a lossy codec finds out about a delta once, to encode it at many step sizes; arrays that may live on disk."""
+Parameters = dict[str, Any]
+"""A codec's own side information: JSON values."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One way to write down one tensor.
+
+    Attributes:
+        parameters: side information for the manifest.
+        chunks: yields the chunks anew at every call: the first pass counts them, the second codes them.
+        distortion: expected squared error plus squared bias of the delta in the metric, for choosing between codecs.
+    """
+
+    parameters: Parameters
+    chunks: Callable[[], Iterable[Chunk]]
+    distortion: float = 0.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Dtype and shape of the tensor that a decoder has to give."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Codec(Protocol):
+    """Decodes what it has encoded. Instances hold no state."""
+
+    @property
+    def name(self) -> str:
+        """How a manifest names it."""
+
+    def decode(
+        self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout, reference: Tensor | None
+    ) -> Tensor | Floats:
+        """The tuned tensor itself (lossless codecs), or the delta to add to the base's as fp32 of `layout.shape`.
+
+        Args:
+            parameters: as in the `Encoding`.
+            chunks: readers of the coded chunks in their order.
+            layout: of the tuned tensor.
+            reference: the base's tensor with `layout.shape`, if there is one.
+
+        Raises:
+            DamagedSkillError, ValueError, KeyError, TypeError: the parameters make no sense.
+        """
+
+
+class LosslessCodec(Codec, Protocol):
+    """A codec that gives the tuned tensor back bit for bit."""
+
+    def encode(self, reference: Tensor | None, tuned: Tensor) -> Encoding:
+        """Write down `tuned`, relative to `reference` of the same shape where there is one."""
+
+
+class LossyCodec(Codec, Protocol):
+    """A codec whose precision follows from one step size."""
+
+    def analyse(self, delta: Floats, finest: float) -> Analysis:
+        """Find out once what encoding needs.
+
+        Args:
+            delta: fp32 matrix; may be a memory map and is read in blocks.
+            finest: no step size below this one will be asked for.
+        """
+
+    def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
+        """Write the delta down with quantisation step `step`, in the units of the delta."""

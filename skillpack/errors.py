@@ -1,0 +1,133 @@
+"""Every error that SkillPack reports: what happened, what to do next, and the exit code of the command.
+
+Exit codes are published: 0 ok, 1 failed, 2 usage, 3 partly done, 10 no store, 11 busy, 12 wrong base, 13 corrupt,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from skillpack_store.errors import (
+    BusyError,
+    CorruptStoreError,
+    NoStoreError,
+    NotFoundError,
+    ReportedError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "BusyError",
+    "BusyFolderError",
+    "CheckpointError",
+    "ConflictError",
+    "CorruptStoreError",
+    "DamagedCheckpointError",
+    "DamagedSkillError",
+    "ModifiedFolderError",
+    "NoSpaceError",
+    "NoStoreError",
+    "NotFiniteError",
+    "NotFoundError",
+    "ReadOnlyError",
+    "ReportedError",
+    "SkillPackError",
+    "StoreError",
+    "UnsupportedCheckpointError",
+    "UsageError",
+    "WrongBaseError",
+    "listing",
+]
+
+
+def listing(names: Iterable[str], limit: int = 5) -> str:
+    """Join names for a message; beyond `limit` only their number is given.
+
+    >>> listing(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    names = list(names)
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+class SkillPackError(ReportedError):
+    """A task on models or skills could not be done."""
+
+
+class UsageError(SkillPackError):
+    """The request itself makes no sense, whatever the state of files and stores."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class CheckpointError(SkillPackError):
+    """A checkpoint cannot be used: not found, ambiguous, or it does not fit the other checkpoint."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A file of a checkpoint is truncated, has a bad header, or is missing although an index names it."""
+
+    exit_code: ClassVar[int] = 13
+
+
+class UnsupportedCheckpointError(CheckpointError):
+    """A sound checkpoint of a kind that is refused: pickles, quantised weights, adapters other than LoRA."""
+
+
+class WrongBaseError(SkillPackError):
+    """A skill was asked to go on a base other than the one it was packed from.
+
+    Attributes:
+        tensors: names of the base tensors that are missing or differ.
+    """
+
+    exit_code: ClassVar[int] = 12
+
+    def __init__(self, message: str, *, tensors: Iterable[str] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.tensors = tuple(tensors)
+
+
+class DamagedSkillError(SkillPackError):
+    """The bytes of a skill are not what its manifest or digest announces."""
+
+    exit_code: ClassVar[int] = 13
+
+
+class BusyFolderError(SkillPackError):
+    """Another command is working on the same model folder."""
+
+    exit_code: ClassVar[int] = 11
+
+
+class ModifiedFolderError(SkillPackError):
+    """Files of a managed model were changed by somebody else since the receipt was written.
+
+    Attributes:
+        paths: the files, relative to the model folder.
+    """
+
+    def __init__(self, message: str, *, paths: Iterable[str] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.paths = tuple(paths)
+
+
+class ConflictError(SkillPackError):
+    """Two skills claim the same place with different content, or a part cannot be scaled as asked."""
+
+
+class NotFiniteError(SkillPackError):
+    """A tensor holds NaN or infinity where finite numbers are needed."""
+
+
+class NoSpaceError(SkillPackError):
+    """The disk is full, or too small for what is about to be written."""
+
+
+class ReadOnlyError(SkillPackError):
+    """A folder or file may not be written."""

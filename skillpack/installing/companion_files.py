@@ -1,0 +1,36 @@
+"""The tokenizer, template and config files of an installed model."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from skillpack.companions import apply, combine
+from skillpack.summing import refuse_scaling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skillpack.installing.claims import Active
+    from skillpack.installing.model_folder import Base
+
+_SETTINGS = {"config.json", "generation_config.json"}
+"""Settings hold at any weight; a vocabulary or a template is part of what cannot be scaled."""
+
+
+def changed_files(base: Base, skills: Sequence[Active]) -> dict[str, bytes]:
+    """Relative path -> content of the files that skills change.
+
+    Raises:
+        ConflictError: two skills set a place to different content, or a tokenizer file comes with a weight other
+            than 1.
+        WrongBaseError: a change does not fit the base's file.
+    """
+    changes = {}
+    for active in skills:
+        changes[active.skill.name] = active.skill.file_changes()
+        for change in changes[active.skill.name]:
+            if PurePosixPath(change.path).name not in _SETTINGS:
+                reason = "it belongs to the tokenizer or is a template"
+                refuse_scaling(change.path, active.skill.name, active.weight, reason, what="file")
+    return {change.path: apply(change, base.read(change.path)) for change in combine(changes)}

@@ -1,0 +1,364 @@
+"""Libraries of skills: list, show, delete, export, import, verify; and the way from an address to an open skill."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skillpack.errors import UsageError
+from skillpack.model_card import read_card
+from skillpack.progress import Progress, Stage, silent
+from skillpack.settings import default_author, default_store
+from skillpack.skill import Skill, open_skill
+from skillpack_store import (
+    Repository,
+    ResolvedSkill,
+    check_skill_name,
+    export_archive,
+    import_archive,
+    import_referrers,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skillpack.installing import InstallReport
+    from skillpack_store import Commit, Descriptor
+
+StoreLike = Repository | Path | str | None
+"""A store, its folder, or None for the user's own."""
+
+
+@dataclass(frozen=True)
+class SkillSummary:
+    """A skill in a library.
+
+    Attributes:
+        name: of the skill.
+        version: its number among the distinct digests that had the name on the branch.
+        digest: its identity.
+        size: bytes on disk of everything that the digest covers.
+        time: when this version was committed, RFC 3339 in UTC.
+        author: who committed it.
+        message: why.
+    """
+
+    name: str
+    version: int | None
+    digest: str
+    size: int
+    time: str
+    author: str
+    message: str
+
+
+@dataclass(frozen=True)
+class SkillDetails:
+    """A skill in a library, opened.
+
+    Attributes:
+        summary: its place in the library.
+        skill: the skill itself.
+        card: its model card, Markdown; empty if it has none.
+    """
+
+    summary: SkillSummary
+    skill: Skill
+    card: str
+
+
+def open_or_create(store: StoreLike) -> Repository:
+    """The store, made if it is not there."""
+    return store if isinstance(store, Repository) else Repository.open_or_create(_folder(store))
+
+
+def open_existing(store: StoreLike) -> Repository:
+    """The store.
+
+    Raises:
+        NoStoreError: there is none.
+    """
+    return store if isinstance(store, Repository) else Repository.open(_folder(store))
+
+
+def list_skills(*, store: StoreLike = None, branch: str = "main") -> list[SkillSummary]:
+    """The skills at the head of a branch, sorted by name.
+
+    Raises:
+        NoStoreError: there is no store.
+    """
+    repository = open_existing(store)
+    return [_summary(repository, repository.resolve(name, branch), branch) for name in repository.skills(branch)]
+
+
+def show(address: str, *, store: StoreLike = None, branch: str = "main") -> SkillDetails:
+    """Everything about one skill.
+
+    Args:
+        address: ``name``, ``name@3``, ``name@tag`` or ``name@sha256:…``.
+        store: where.
+        branch: branch of the library.
+
+    Raises:
+        NotFoundError: there is no such skill.
+        CorruptStoreError: it is damaged.
+    """
+    repository = open_existing(store)
+    found = repository.resolve(address, branch)
+    skill = open_skill(repository, found.descriptor.digest, found.name)
+    return SkillDetails(_summary(repository, found, branch), skill, read_card(repository, found.descriptor.digest))
+
+
+def delete(
+    name: str,
+    *,
+    store: StoreLike = None,
+    branch: str = "main",
+    message: str = "",
+    author: str | None = None,
+    dry_run: bool = False,
+) -> SkillSummary:
+    """Take a skill out of the library; its versions stay in the history.
+
+    Returns:
+        The version that was current.
+
+    Raises:
+        NotFoundError: there is no such skill.
+    """
+    repository = open_existing(store)
+    summary = _summary(repository, repository.resolve(check_skill_name(name), branch), branch)
+    if not dry_run:
+        repository.delete(
+            name, branch, author=author or default_author(), message=message or f"Delete {name}", tools=tools()
+        )
+    return summary
+
+
+def export(
+    addresses: Sequence[str] | str,
+    target: str | Path,
+    *,
+    store: StoreLike = None,
+    branch: str = "main",
+    overwrite: bool = False,
+) -> list[SkillSummary]:
+    """Write skills with their model cards to one file, an OCI archive; equal skills give equal bytes.
+
+    Args:
+        addresses: one or several.
+        target: the file.
+        store: where the skills are.
+        branch: branch of the library.
+        overwrite: replace a file that is there.
+
+    Raises:
+        NotFoundError: there is no such skill.
+        UsageError: the file is there, or two addresses have the same name.
+    """
+    repository = open_existing(store)
+    if Path(target).exists() and not overwrite:
+        raise UsageError(f"{target} exists", hint="Choose another name, or ask to overwrite it.")
+    wanted = [addresses] if isinstance(addresses, str) else addresses
+    found = [repository.resolve(address, branch) for address in wanted]
+    if len({skill.name for skill in found}) < len(found):
+        raise UsageError("an archive holds one version of each skill", hint="Export the versions one by one.")
+    for skill in found:
+        open_skill(repository, skill.descriptor.digest, skill.name)
+    export_archive(repository, {skill.name: skill.descriptor for skill in found}, target)
+    return [_summary(repository, skill, branch) for skill in found]
+
+
+def import_skill(
+    archive: str | Path,
+    name: str | None = None,
+    *,
+    store: StoreLike = None,
+    branch: str = "main",
+    message: str = "",
+    author: str | None = None,
+) -> list[SkillSummary]:
+    """Take the skills of an archive into the library, every byte checked against its digest.
+
+    Args:
+        archive: an OCI archive, as `export` writes it.
+        name: another name for the skill, if the archive holds one.
+        store: where to; made if it is not there.
+        branch: branch of the library.
+        message: why, for the history.
+        author: who, for the history.
+
+    Raises:
+        CorruptStoreError: the archive is damaged; the library stays as it was.
+        DamagedSkillError: what it holds is no skill.
+        UsageError: a name is given for several skills.
+    """
+    repository = open_or_create(store)
+    found = import_archive(repository, archive)
+    if name is not None and len(found) > 1:
+        raise UsageError(f"{archive} holds {len(found)} skills, which cannot all be called {name}")
+    taken = {check_skill_name(name or own): descriptor for own, descriptor in found}
+    for own, descriptor in taken.items():
+        open_skill(repository, descriptor.digest, own)
+    commit_skills(
+        repository, taken, branch=branch, author=author, message=message or f"Import {', '.join(sorted(taken))}"
+    )
+    import_referrers(repository, archive)
+    return [_summary(repository, repository.resolve(own, branch), branch) for own in sorted(taken)]
+
+
+def verify(
+    addresses: Sequence[str] | str = (),
+    *,
+    store: StoreLike = None,
+    branch: str = "main",
+    progress: Progress = silent,
+) -> list[SkillSummary]:
+    """Re-hash every byte of skills and check that their manifests and streams fit together.
+
+    Args:
+        addresses: which; by default all at the head of the branch.
+        store: where.
+        branch: branch of the library.
+        progress: called during the work.
+
+    Raises:
+        CorruptStoreError: a blob is not what its digest says.
+        DamagedSkillError: the content makes no sense.
+    """
+    repository = open_existing(store)
+    wanted = [addresses] if isinstance(addresses, str) else list(addresses) or list(repository.skills(branch))
+    found = [repository.resolve(address, branch) for address in wanted]
+    summaries = [_summary(repository, skill, branch) for skill in found]
+    stage = Stage(progress, "verifying skills", sum(summary.size for summary in summaries))
+    for skill, summary in zip(found, summaries, strict=True):
+        open_skill(repository, skill.descriptor.digest, skill.name)
+        stage.advance(summary.size)
+    return summaries
+
+
+def install(
+    skills: Sequence[str] | str,
+    model_dir: str | Path,
+    *,
+    output: str | Path | None = None,
+    store: StoreLike = None,
+    branch: str = "main",
+    force: bool = False,
+    hard_links: bool = False,
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> InstallReport:
+    """Install skills of a library on a model: `skillpack.installing.install` by address.
+
+    Args:
+        skills: one or several addresses, each with an optional weight: ``math``, ``math@3=0.7``.
+        model_dir: see there, also for `output`, `force`, `hard_links` and the errors raised.
+        output: see `model_dir`.
+        store: where the skills are.
+        branch: branch of the library.
+        force: see `model_dir`.
+        hard_links: see `model_dir`.
+        dry_run: check and compute everything, change nothing.
+        progress: called during the work.
+
+    Raises:
+        NotFoundError: there is no such skill.
+        UsageError: a weight is no number, or a skill is named twice.
+    """
+    from skillpack.installing import Wanted
+    from skillpack.installing import install as install_opened
+
+    repository = open_existing(store)
+    wanted = []
+    for text in [skills] if isinstance(skills, str) else skills:
+        address, weight = parse_weight(text)
+        found = repository.resolve(address, branch)
+        skill = open_skill(repository, found.descriptor.digest, found.name)
+        wanted.append(Wanted(skill, repository, weight, _label(found)))
+    return install_opened(
+        wanted,
+        model_dir,
+        output=output,
+        force=force,
+        hard_links=hard_links,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def commit_skills(
+    repository: Repository, skills: dict[str, Descriptor], *, branch: str, author: str | None, message: str
+) -> Commit:
+    """Make stored skills the newest of their names on a branch."""
+    return repository.commit(
+        branch,
+        lambda before: {**before, **skills},
+        author=author or default_author(),
+        message=message,
+        tools=tools(),
+    )
+
+
+def summarise(address: str, *, store: StoreLike = None, branch: str = "main") -> SkillSummary:
+    """A skill's place in the library, without opening it."""
+    repository = open_existing(store)
+    return _summary(repository, repository.resolve(address, branch), branch)
+
+
+def tools() -> dict[str, str]:
+    """Programs and their versions, noted with every commit."""
+    names = ("skillpack", "torch", "numpy", "constriction", "zstandard")
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+
+
+def parse_weight(text: str) -> tuple[str, float]:
+    """Split ``math@3=0.7`` into an address and a weight.
+
+    >>> parse_weight("math@3=0.7"), parse_weight("code")
+    (('math@3', 0.7), ('code', 1.0))
+
+    Raises:
+        UsageError: the weight is no number.
+    """
+    address, sign, weight = text.partition("=")
+    try:
+        return address, float(weight) if sign else 1.0
+    except ValueError:
+        raise UsageError(f"{weight!r} is no weight", hint=f"Write {address}=0.5, for example.") from None
+
+
+def _folder(store: Path | str | None) -> Path:
+    return default_store() if store is None else Path(store)
+
+
+def _label(found: ResolvedSkill) -> str:
+    return found.name if found.version is None else f"{found.name}@{found.version}"
+
+
+def _summary(repository: Repository, found: ResolvedSkill, branch: str) -> SkillSummary:
+    digest = found.descriptor.digest
+    committed = found.commit
+    for commit in repository.history(branch):
+        skill = commit.skills.get(found.name)
+        if skill is not None and skill.digest == digest:
+            committed = commit
+    return SkillSummary(
+        name=found.name,
+        version=found.version,
+        digest=digest,
+        size=repository.skill_manifest(digest).size,
+        time=committed.time,
+        author=committed.author,
+        message=committed.message,
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,104 @@
+"""The model card of a skill: a README.md that the Hugging Face Hub understands, attached to the skill."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from skillpack.checkpoint import Checkpoint
+    from skillpack.manifest import Manifest
+    from skillpack_store import Repository
+
+CARD_TYPE: Final = "application/vnd.skillpack.card.v1+markdown"
+_MARKDOWN: Final = "text/markdown"
+_TITLE: Final = "README.md"
+_LIMIT: Final = 1 << 20
+_LICENSE: Final = re.compile(r"^license:\s*['\"]?([A-Za-z0-9.+-]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the manifest does not say.
+
+    Attributes:
+        name: of the skill.
+        base_model: hub id or name of the base.
+        license: identifier as on the Hub.
+        size: bytes of the skill.
+        tuned_size: bytes of the fine-tune's tensors.
+    """
+
+    name: str
+    base_model: str
+    license: str
+    size: int
+    tuned_size: int
+
+
+def write_card(facts: CardFacts, manifest: Manifest) -> str:
+    """Markdown with the Hub's YAML header (huggingface.co/docs/hub/model-cards)."""
+    codecs = sorted({part.codec for entry in manifest.tensors for part in entry.parts})
+    return "\n".join(
+        [
+            "---",
+            f"base_model: {json.dumps(facts.base_model)}",
+            "library_name: skillpack",
+            f"license: {facts.license}",
+            "tags:",
+            "- skillpack",
+            "- delta-compression",
+            "---",
+            "",
+            f"# {facts.name}",
+            "",
+            (
+                f"A skill for `{facts.base_model}`: the difference that a fine-tune made, in {facts.size:,} bytes"
+                f" ({facts.size / max(1, facts.tuned_size):.2%} of the fine-tune's tensors)."
+            ),
+            "",
+            "```",
+            f"skillpack install {facts.name} ./model",
+            f"skillpack remove {facts.name} ./model",
+            "```",
+            "",
+            f"* changes {len(manifest.tensors)} tensors and {len(manifest.files)} files",
+            f"* coded with {', '.join(codecs)}",
+            f"* base: `{manifest.base_fingerprint}`",
+            f"* fine-tune: `{manifest.tuned_fingerprint}`",
+            "",
+        ]
+    )
+
+
+def card_files(card: str) -> list[tuple[bytes, str, str]]:
+    """A card as the file to attach."""
+    return [(card.encode(), _MARKDOWN, _TITLE)]
+
+
+def read_card(repository: Repository, digest: str) -> str:
+    """The newest card of a skill; empty if it has none."""
+    for referrer in reversed(repository.referrers(digest)):
+        if referrer.artifact_type == CARD_TYPE:
+            (file, *_) = repository.attachment(referrer.digest).files
+            return repository.blobs.read(file.digest, limit=_LIMIT).decode()
+    return ""
+
+
+def base_name(base: Checkpoint) -> str:
+    """What to call the base in a card: its hub id, or the name of its folder, never a path of this machine."""
+    path = Path(base.origin)
+    return path.resolve().name if path.exists() else base.origin.partition("@")[0]
+
+
+def base_license(base: Checkpoint) -> str:
+    """The license that the base's own model card names; `unknown` without one."""
+    card = None if base.folder is None else base.folder / "README.md"
+    if card is None or not card.is_file():
+        return "unknown"
+    header = card.read_text("utf-8", errors="replace").split("---")[1:2]
+    found = _LICENSE.search("".join(header))
+    return found.group(1) if found else "unknown"

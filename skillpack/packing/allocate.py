@@ -1,0 +1,93 @@
+"""One number decides everything: the step size, the square root of the multiplier between bytes and error.
+
+To minimise bytes x multiplier + squared error, every coefficient of every tensor is quantised with the same step and a
+tensor's codec is the one with the least sum. A target size is a search over that one number.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from skillpack.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+TOLERANCE: Final = 0.02
+"""A search stops when a size is within this share below its target."""
+_ROUNDS: Final = 16
+_TYPICAL_SLOPE: Final = 1.4
+"""d log size / d log step, with the sign changed, of typical packs; only a first guess."""
+
+
+class FinerStepNeededError(Exception):
+    """A target asks for a finer step than the deltas were analysed for."""
+
+
+def multiplier(step: float) -> float:
+    """Squared error that one bit is worth at a step size.
+
+    A uniform quantiser's error is step**2 / 12 and falls by a factor of 4 for each bit, so d error / d bits is
+    2 ln 2 step**2 / 12.
+    """
+    return math.log(2) * step**2 / 6
+
+
+def cheapest(costs: Sequence[tuple[float, float]], step: float) -> int:
+    """Index of the candidate with the least squared error + multiplier x bits; `costs` holds (error, bits)."""
+    weight = multiplier(step)
+    return min(range(len(costs)), key=lambda index: costs[index][0] + weight * costs[index][1])
+
+
+def step_for_size(size_at: Callable[[float], float], target: int, start: float, finest: float) -> float:
+    """The step at which a pack takes just under `target` bytes.
+
+    Args:
+        size_at: bytes that a pack with a given step takes; falls as the step grows.
+        target: bytes.
+        start: first step to try.
+        finest: the deltas were analysed for no finer step than this.
+
+    Raises:
+        FinerStepNeededError: the answer may lie below `finest`.
+        UsageError: no step makes the pack that small.
+    """
+    too_large: tuple[float, float] | None = None
+    fitting: tuple[float, float] | None = None
+    step = max(start, finest)
+    for _ in range(_ROUNDS):
+        size = size_at(step)
+        if size > target:
+            too_large = (step, size)
+        else:
+            fitting = (step, size)
+            if size >= (1 - TOLERANCE) * target:
+                return step
+            if step <= finest:
+                raise FinerStepNeededError
+        step = max(finest, _next_step(too_large, fitting, (1 - TOLERANCE / 2) * target, (step, size)))
+    if fitting is None:
+        raise UsageError(
+            f"a pack of {target:,} bytes is not possible: {size_at(step):,.0f} is the least found",
+            hint="Ask for a larger --size.",
+        )
+    return fitting[0]
+
+
+def _next_step(
+    too_large: tuple[float, float] | None,
+    fitting: tuple[float, float] | None,
+    goal: float,
+    last: tuple[float, float],
+) -> float:
+    """Where log size, linear in log step between or beyond what was tried, meets the goal."""
+    if too_large is None or fitting is None:
+        change = (last[1] / goal) ** (1 / _TYPICAL_SLOPE)
+        return last[0] * min(8.0, max(1 / 8, change))
+    (low, above), (high, below) = too_large, fitting
+    if above <= below:
+        return math.sqrt(low * high)
+    share = math.log(above / goal) / math.log(above / below)
+    # Keep clear of both ends, so that the interval shrinks even where the curve has a kink.
+    return float(low * (high / low) ** min(0.95, max(0.05, share)))

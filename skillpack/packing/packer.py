@@ -1,0 +1,316 @@
+"""From a delta to the coded streams and the manifest of a skill."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import zstandard
+
+from skillpack.codecs import codec_named
+from skillpack.codecs.entropy import ChunkReader, Histogram, Tables, count_all, encode_chunk
+from skillpack.codecs.protocol import Layout
+from skillpack.errors import SkillPackError, UsageError
+from skillpack.fingerprint import fingerprint
+from skillpack.manifest import FILES, LAYER_TYPE, MEDIA_TYPE, CodedFile, Manifest, Part, TensorEntry, block_of
+from skillpack.packing.allocate import FinerStepNeededError, step_for_size
+from skillpack.packing.payload import Payload, layer_blocks, layer_header
+from skillpack.packing.planning import LossyPlan, Plan, plan_change
+from skillpack.packing.workers import for_each
+from skillpack.progress import Stage, silent
+from skillpack.tensors import Tensor
+from skillpack_store import Descriptor, SkillManifest, digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from skillpack.delta import Change, Delta
+    from skillpack.progress import Progress
+
+DEFAULT_QUALITY: Final = 0.9
+_STEP_AT_NO_QUALITY: Final = 24.0
+"""Step at quality 0, in units of the typical strength of a direction per coefficient."""
+_SAMPLE: Final = 8
+"""How many tensors are looked at first to learn what step a goal asks for."""
+_MARGIN: Final = 1.6
+"""Deltas are analysed for steps finer than expected by this factor."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a pack is to achieve; at most one of the three is set.
+
+    Attributes:
+        exact: come back bit for bit.
+        size: bytes on disk of everything that the skill's digest covers.
+        quality: between 0 and 1; 1 - quality is proportional to the quantisation step.
+
+    Raises:
+        UsageError: more than one is set, or one is out of range.
+    """
+
+    exact: bool = False
+    size: int | None = None
+    quality: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.exact + (self.size is not None) + (self.quality is not None) > 1:
+            raise UsageError("exact, size and quality exclude one another", hint="Choose one of them.")
+        if self.quality is not None and not 0 < self.quality < 1:
+            raise UsageError(f"quality {self.quality} is not between 0 and 1", hint="Try 0.9, or an exact pack.")
+        if self.size is not None and self.size <= 0:
+            raise UsageError(f"a size of {self.size} bytes is not possible")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A skill before it is put into a store.
+
+    Attributes:
+        manifest: what it changes.
+        payload: its coded streams; to be closed.
+        size: bytes of everything that its digest will cover.
+    """
+
+    manifest: Manifest
+    payload: Payload
+    size: int
+
+
+@dataclass
+class _Job:
+    """One changed tensor on its way.
+
+    Attributes:
+        change: the tensor.
+        plans: of the part relative to the base and of the new rows, where there are such parts.
+        parts: its parts at the latest step that was counted, each in one chunk of the size to expect.
+    """
+
+    change: Change
+    plans: list[Plan]
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.change.shape)
+
+
+class Packer:
+    """Packs one delta; keeps what it found out between the steps that a search tries."""
+
+    def __init__(self, delta: Delta, goal: Goal, progress: Progress = silent) -> None:
+        self._delta = delta
+        self._goal = goal
+        self._progress = progress
+        self._jobs = [_Job(change, plan_change(delta, change, exact=goal.exact)) for change in delta.changes]
+        self._lossy = [plan for job in self._jobs for plan in job.plans if isinstance(plan, LossyPlan)]
+        compressor = zstandard.ZstdCompressor(level=19)
+        self._files = [(change, compressor.compress(change.content)) for change in delta.files]
+        self._counted: tuple[float, Tables] | None = None
+
+    def pack(self) -> Packed:
+        """Code the delta so that it meets the goal.
+
+        Raises:
+            NotFiniteError: a tensor holds NaN or infinity, and the goal is not an exact pack.
+            UsageError: the size cannot be met.
+        """
+        step = self._step()
+        push = 0.001
+        while True:
+            packed = self._coded(step)
+            if self._goal.size is None or packed.size <= self._goal.size:
+                return packed
+            packed.payload.close()
+            if not self._lossy or push > 1000:
+                raise UsageError(
+                    f"what must be kept at any quality takes {packed.size:,} bytes", hint="Ask for a larger size."
+                )
+            # The estimate that the search went by was a little too low.
+            step *= 1 + max(push, 2 * (packed.size / self._goal.size - 1))
+            push *= 2
+
+    def _step(self) -> float:
+        """The step that meets the goal, as far as estimates tell."""
+        if not self._lossy:
+            return 1.0
+        guess = self._first_guess()
+        if self._goal.size is None:
+            self._analyse(guess)
+            return guess
+        finest, largest = guess / _MARGIN, 0.0
+        while True:
+            self._analyse(finest)
+            try:
+                return step_for_size(self._estimated_size, self._goal.size, self._predicted(self._lossy), finest)
+            except FinerStepNeededError:
+                size = self._estimated_size(finest)
+                if size <= largest:  # no codec goes any finer
+                    return finest
+                largest = size
+                finest /= 4
+
+    def _first_guess(self) -> float:
+        """A step close to the one that meets the goal, from a few tensors."""
+        matrices = [plan for plan in self._lossy if plan.is_matrix]
+        if not matrices:
+            self._analyse(math.inf)
+            return max(limit for plan in self._lossy for _, _, limit in plan.analyses)
+        # Where only the dtype differs the delta is zero, which says nothing about the others.
+        for sample in (matrices[:: -(-len(matrices) // _SAMPLE)], matrices):
+            for _ in for_each(lambda plan: plan.analyse(math.inf), sample, lambda plan: plan.elements):
+                pass
+            scales = [plan.scale for plan in sample if plan.scale] or [1.0]
+            if any(plan.scale for plan in sample):
+                break
+        if self._goal.size is not None:
+            return self._predicted(sample)
+        quality = DEFAULT_QUALITY if self._goal.quality is None else self._goal.quality
+        return statistics.median(scales) * _STEP_AT_NO_QUALITY * (1 - quality)
+
+    def _predicted(self, plans: Sequence[LossyPlan]) -> float:
+        """The step at which these tensors take their share of the size, were singular vectors Gaussian."""
+        share = sum(plan.elements for plan in plans) / max(1, sum(plan.elements for plan in self._lossy))
+        target = 8 * (self._goal.size or 0) * share
+        low, high = 2.0**-60, 2.0**60
+        while high / low > 1.01:
+            middle = math.sqrt(low * high)
+            bits = sum(plan.predicted_bits(middle) for plan in plans)
+            low, high = (middle, high) if bits > target else (low, middle)
+        return high
+
+    def _analyse(self, finest: float) -> None:
+        stage = Stage(self._progress, "analysing tensors", sum(plan.elements for plan in self._lossy))
+        for plan, _ in zip(
+            self._lossy,
+            for_each(lambda plan: plan.analyse(finest), self._lossy, lambda plan: plan.elements),
+            strict=True,
+        ):
+            stage.advance(plan.elements)
+
+    def _tables(self, step: float) -> Tables:
+        """Count what all tensors take at a step, leaving each one's share in its job; the tables that suit them all."""
+        if self._counted is not None and self._counted[0] == step:
+            return self._counted[1]
+        stage = Stage(self._progress, "counting symbols", sum(job.elements for job in self._jobs))
+        total = Histogram()
+        counts = for_each(lambda job: _count(job, step), self._jobs, lambda job: job.elements)
+        for job, counted in zip(self._jobs, counts, strict=True):
+            job.parts = [part for part, _ in counted]
+            for _, histogram in counted:
+                total.merge(histogram)
+            stage.advance(job.elements)
+        self._counted = step, total.tables()
+        return self._counted[1]
+
+    def _estimated_size(self, step: float) -> float:
+        """Bytes of the whole skill at a step; a fraction of a percent off."""
+        tables = self._tables(step)
+        entries, blocks = [], {FILES: sum(len(coded) for _, coded in self._files)}
+        for job in self._jobs:
+            entry = self._entry(job.change, job.parts, 0.1)
+            entries.append(entry)
+            block = block_of(entry.name)
+            blocks[block] = blocks.get(block, 0) + entry.nbytes
+        return _total_size(self._manifest(entries, tables), blocks)
+
+    def _coded(self, step: float) -> Packed:
+        """Code everything at a step, and check that it decodes."""
+        tables = self._tables(step)
+        payload = Payload()
+        stage = Stage(self._progress, "coding", sum(job.elements for job in self._jobs))
+        entries = []
+        coded = for_each(lambda job: self._code(job, step, tables), self._jobs, lambda job: job.elements)
+        for job, (parts, chunks, error) in zip(self._jobs, coded, strict=True):
+            entries.append(self._entry(job.change, parts, error))
+            for chunk in chunks:
+                payload.add(block_of(job.change.name), chunk)
+            stage.advance(job.elements)
+        for _, content in self._files:
+            payload.add(FILES, content)
+        manifest = self._manifest(entries, tables)
+        return Packed(manifest, payload, _total_size(manifest, payload.sizes()))
+
+    def _code(self, job: _Job, step: float, tables: Tables) -> tuple[list[Part], list[bytes], float]:
+        parts, streams, error = [], [], 0.0
+        for plan in job.plans:
+            codec, encoding = plan.encode(step)
+            chunks = [encode_chunk(chunk, tables) for chunk in encoding.chunks()]
+            part = Part(codec, encoding.parameters, tuple(len(chunk) for chunk in chunks))
+            parts.append(part)
+            streams += chunks
+            error = max(error, _checked(plan, part, chunks, tables))
+        return parts, streams, error
+
+    def _entry(self, change: Change, parts: Sequence[Part], error: float) -> TensorEntry:
+        main, rows = [*parts, None, None][:2]
+        return TensorEntry(
+            name=change.name,
+            dtype=change.dtype,
+            shape=change.shape,
+            reference=change.reference,
+            reference_digest=None if change.reference is None else self._delta.base_digests[change.reference],
+            common_rows=change.common_rows,
+            same_as=change.same_as,
+            main=main,
+            rows=rows,
+            error=float(f"{error:.3g}"),
+        )
+
+    def _manifest(self, entries: Sequence[TensorEntry], tables: Tables) -> Manifest:
+        return Manifest(
+            base_fingerprint=fingerprint(self._delta.base_digests),
+            tuned_fingerprint=fingerprint(self._delta.tuned_digests),
+            renaming=self._delta.renaming,
+            gone=tuple((name, self._delta.base_digests[name]) for name in self._delta.gone),
+            tensors=tuple(entries),
+            files=tuple(
+                CodedFile(change.path, change.kind, len(change.content), len(coded)) for change, coded in self._files
+            ),
+            tables=tables.to_json(),
+        )
+
+
+def _count(job: _Job, step: float) -> list[tuple[Part, Histogram]]:
+    counted = []
+    for plan in job.plans:
+        codec, encoding = plan.encode(step)
+        histogram = count_all(encoding.chunks())
+        counted.append((Part(codec, encoding.parameters, (math.ceil(histogram.size()),)), histogram))
+    return counted
+
+
+def _checked(plan: Plan, part: Part, chunks: Sequence[bytes], tables: Tables) -> float:
+    """Decode what was coded and return its relative error.
+
+    Raises:
+        SkillPackError: a lossless part does not come back bit for bit.
+    """
+    reference, tuned = plan.operands()
+    readers = iter([ChunkReader(chunk, tables) for chunk in chunks])
+    decoded = codec_named(part.codec).decode(part.parameters, readers, Layout(tuned.dtype, tuned.shape), reference)
+    if isinstance(plan, LossyPlan):
+        if isinstance(decoded, Tensor):
+            raise TypeError(f"codec {part.codec} is lossless")
+        return plan.error(decoded)
+    if not isinstance(decoded, Tensor) or not np.array_equal(decoded.data, tuned.data):
+        raise SkillPackError(
+            f"tensor {plan.change.name} did not decode to the same bits; nothing was stored",
+            hint="Please report this with the tensor.",
+        )
+    return 0.0
+
+
+def _total_size(manifest: Manifest, blocks: Mapping[str, int]) -> int:
+    """Bytes of everything that the digest of a skill covers."""
+    config = Descriptor(digest_of(b""), len(manifest.dump()), MEDIA_TYPE)
+    layers = [
+        Descriptor(digest_of(b""), len(layer_header(sizes)) + sum(sizes.values()), LAYER_TYPE)
+        for names in layer_blocks(blocks)
+        for sizes in [{name: blocks[name] for name in names}]
+    ]
+    return len(SkillManifest.build(config, layers)) + config.size + sum(layer.size for layer in layers)

@@ -1,0 +1,230 @@
+"""Which codecs may write which tensor, and what they find out about it before a step size is known."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from skillpack.codecs.entropy import count_all
+from skillpack.codecs.exact import Exact
+from skillpack.codecs.lowrank import LowRank
+from skillpack.codecs.matrix import matrix_shape
+from skillpack.codecs.noise import Seed
+from skillpack.codecs.raw import Raw
+from skillpack.codecs.sparse import Sparse
+from skillpack.errors import NotFiniteError
+from skillpack.packing.allocate import cheapest
+from skillpack.packing.spool import spool, spooled
+from skillpack.skill import first_rows
+from skillpack.tensors import DTYPE_BYTES, FLOAT_DTYPES, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from skillpack.codecs.protocol import Analysis, Encoding, LosslessCodec, LossyCodec
+    from skillpack.delta import Change, Delta
+    from skillpack.tensors import Floats
+
+_BLOCK: Final = 1 << 22
+"""Elements of a delta that are worked on at a time."""
+_SMALL: Final = 8
+"""A matrix with a side shorter than this has no low-rank structure worth coding."""
+_VECTOR_STEPS: Final = 16
+"""Small tensors (norms, biases) are coded with a step of at most this fraction of their root mean square."""
+_SPARSE: Final = 0.25
+"""Deltas with a smaller share of entries that are not zero are offered to the sparse codec as well."""
+_EMBEDDING: Final = re.compile(r"(^|\.)(embed\w*|\w*embeddings|wte|shared|lm_head|output)\.weight$")
+
+# An embedding is one layer, so that rounding towards zero does not add up over layers as it does in linear ones.
+_LINEAR: Final = LowRank()
+_TABLE: Final = LowRank(keep=1.0, dead_zone=0.6)
+
+
+@dataclass(frozen=True)
+class LosslessPlan:
+    """A tensor, or the new rows of one, that will come back bit for bit whatever the step."""
+
+    codec: LosslessCodec
+    delta: Delta
+    change: Change
+    new_rows: bool = False
+
+    def encode(self, step: float) -> tuple[str, Encoding]:
+        """Codec and encoding; the step is not used."""
+        del step
+        return self.codec.name, self.codec.encode(*self.operands())
+
+    def operands(self) -> tuple[Tensor | None, Tensor]:
+        """What the codec works on: the base's part, if any, and the tuned one."""
+        if self.new_rows:
+            return None, _last_rows(self.delta.tuned.read(self.change.name), self.change.common_rows or 0)
+        return _common_rows(self.delta, self.change)
+
+
+@dataclass
+class LossyPlan:
+    """A tensor whose delta is approximated; where there are several codecs the cheapest writes it.
+
+    Attributes:
+        delta: of the whole model.
+        change: of this tensor.
+        seed: of its rounding noise.
+        analyses: per codec, what it found out and the greatest step it may use.
+        scale: typical strength of a direction per coefficient, in the units of a step; 0 for small tensors.
+    """
+
+    delta: Delta
+    change: Change
+    seed: Seed
+    analyses: list[tuple[LossyCodec, Analysis, float]] = field(default_factory=list)
+    scale: float = 0.0
+
+    @property
+    def elements(self) -> int:
+        """Number of coefficients of the delta."""
+        return math.prod(common_shape(self.change))
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is large enough in both directions to have low-rank structure."""
+        return min(matrix_shape(common_shape(self.change))) >= _SMALL
+
+    def predicted_bits(self, step: float) -> float:
+        """Bits it will take at a step, from its singular values alone; 0 for small tensors."""
+        codec, analysis, _ = self.analyses[0]
+        if not isinstance(codec, LowRank):
+            return 0.0
+        return codec.predicted_bits(analysis, step)
+
+    def analyse(self, finest: float) -> None:
+        """Let the codecs look at the delta once, for steps of `finest` and above.
+
+        Raises:
+            NotFiniteError: the delta holds NaN or infinity.
+        """
+        values, mean_square, density = self._spooled_delta()
+        self.scale = 0.0
+        if not self.is_matrix:
+            limit = math.sqrt(mean_square) / _VECTOR_STEPS or 1.0
+            codec = Sparse(stochastic=True)
+            self.analyses = [(codec, spool(codec.analyse(values, finest)), limit)]
+            return
+        rows, columns = values.shape
+        self.scale = math.sqrt(mean_square * max(rows, columns)) / (rows * columns) ** 0.25
+        codecs: list[LossyCodec] = [_TABLE if _EMBEDDING.search(self.change.name) else _LINEAR]
+        if density < _SPARSE:
+            codecs.append(Sparse())
+        self.analyses = [(codec, spool(codec.analyse(values, finest)), math.inf) for codec in codecs]
+
+    def encode(self, step: float) -> tuple[str, Encoding]:
+        """Codec and encoding at a step."""
+        offers = [
+            (codec.name, codec.encode(analysis, min(step, limit), self.seed))
+            for codec, analysis, limit in self.analyses
+        ]
+        if len(offers) == 1:
+            return offers[0]
+        costs = [(offer.distortion, 8 * count_all(offer.chunks()).size()) for _, offer in offers]
+        return offers[cheapest(costs, step)]
+
+    def operands(self) -> tuple[Tensor | None, Tensor]:
+        """The base's and the tuned tensor, of the rows they have in common."""
+        return _common_rows(self.delta, self.change)
+
+    def error(self, decoded: Floats) -> float:
+        """Frobenius norm of what coding left out, relative to that of the delta."""
+        missed = total = 0.0
+        approximation = decoded.reshape(matrix_shape(decoded.shape))
+        for rows, block in self._delta_blocks():
+            missed += float(np.square(block - approximation[rows], dtype=np.float64).sum())
+            total += float(np.square(block, dtype=np.float64).sum())
+        return math.sqrt(missed / total) if total else 0.0
+
+    def _spooled_delta(self) -> tuple[Floats, float, float]:
+        """The delta as a matrix in a temporary file, its mean square, and the share of entries that are not zero."""
+        values = spooled(matrix_shape(common_shape(self.change)), np.float32)
+        squares = changed = 0.0
+        for rows, block in self._delta_blocks():
+            if not np.isfinite(block).all():
+                raise NotFiniteError(
+                    f"tensor {self.change.name} of the fine-tune holds NaN or infinity",
+                    hint="Repair the fine-tune, or pack it bit for bit with --exact.",
+                )
+            values[rows] = block
+            squares += float(np.square(block, dtype=np.float64).sum())
+            changed += float(np.count_nonzero(block))
+        return values, squares / max(1, values.size), changed / max(1, values.size)
+
+    def _delta_blocks(self) -> Iterator[tuple[slice, Floats]]:
+        """Blocks of rows of the delta as a matrix, fp32."""
+        known = self.delta.tuned.update(self.change.name)
+        rows, columns = matrix_shape(common_shape(self.change))
+        before, after = self.operands()
+        if before is None:
+            raise ValueError(f"tensor {self.change.name} has no reference")
+        size = max(1, _BLOCK // max(1, columns))
+        for first in range(0, rows, size):
+            block = slice(first, min(rows, first + size))
+            if known is not None:
+                yield block, known.reshape(-1, columns)[block]
+                continue
+            with np.errstate(invalid="ignore", over="ignore"):
+                yield block, _float_rows(after, block, columns) - _float_rows(before, block, columns)
+
+
+Plan = LosslessPlan | LossyPlan
+
+
+def plan_change(delta: Delta, change: Change, *, exact: bool) -> list[Plan]:
+    """How a tensor, and after it the new rows of it, will be written; empty if it need not be.
+
+    Args:
+        delta: of the whole model.
+        change: the tensor.
+        exact: whether it must come back bit for bit.
+    """
+    if change.same_as is not None:
+        return []
+    plans: list[Plan] = [_plan_common(delta, change, exact=exact)]
+    if change.common_rows is not None and change.common_rows < change.shape[0]:
+        plans.append(LosslessPlan(Raw(), delta, change, new_rows=True))
+    return plans
+
+
+def common_shape(change: Change) -> tuple[int, ...]:
+    """Shape of the part of a tensor that is relative to its reference; the whole where there is none."""
+    return change.shape if change.common_rows is None else (change.common_rows, *change.shape[1:])
+
+
+def _plan_common(delta: Delta, change: Change, *, exact: bool) -> Plan:
+    reference = None if change.reference is None else delta.base.tensors[change.reference]
+    floats = reference is not None and {reference.dtype, change.dtype} <= FLOAT_DTYPES
+    if reference is None or not floats:
+        return LosslessPlan(Raw(), delta, change)
+    matrix = min(matrix_shape(common_shape(change))) >= _SMALL
+    # Norms and biases of 16-bit models change by so few units in the last place that exact costs next to nothing.
+    if exact or (not matrix and DTYPE_BYTES[change.dtype] == 2):
+        return LosslessPlan(Exact() if change.dtype in Exact.dtypes else Raw(), delta, change)
+    key = (delta.base_digests[str(change.reference)], delta.tuned_digests[change.name], change.name)
+    return LossyPlan(delta, change, Seed(key))
+
+
+def _common_rows(delta: Delta, change: Change) -> tuple[Tensor | None, Tensor]:
+    reference, tuned = delta.pair(change)
+    common = first_rows(tuned, common_shape(change))
+    return None if reference is None else first_rows(reference, common.shape), common
+
+
+def _float_rows(tensor: Tensor, rows: slice, columns: int) -> Floats:
+    width = DTYPE_BYTES[tensor.dtype] * columns
+    data = tensor.data[rows.start * width : rows.stop * width]
+    return Tensor(tensor.dtype, (rows.stop - rows.start, columns), data).float32()
+
+
+def _last_rows(tensor: Tensor, first: int) -> Tensor:
+    width = tensor.nbytes // max(1, tensor.shape[0])
+    return Tensor(tensor.dtype, (tensor.shape[0] - first, *tensor.shape[1:]), tensor.data[first * width :])

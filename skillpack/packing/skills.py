@@ -1,0 +1,133 @@
+"""Pack a fine-tune and commit it to a library."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skillpack.checkpoint import open_checkpoint, open_tuned
+from skillpack.delta import find_delta
+from skillpack.errors import UsageError
+from skillpack.library import commit_skills, open_or_create
+from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
+from skillpack.model_card import CARD_TYPE, CardFacts, base_license, base_name, card_files, write_card
+from skillpack.packing.packer import Goal, Packer
+from skillpack.progress import Progress, Stage, silent
+from skillpack_store import check_skill_name
+
+if TYPE_CHECKING:
+    from skillpack.checkpoint import Checkpoint
+    from skillpack.library import StoreLike
+    from skillpack.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What was packed.
+
+    Attributes:
+        name: of the skill.
+        version: its number in the library; None after a dry run.
+        digest: its identity; empty after a dry run.
+        size: bytes on disk of everything that the digest covers.
+        tuned_size: bytes of the fine-tune's tensors.
+        manifest: what the skill changes.
+        unchanged: how many tensors are the same in base and fine-tune.
+        code_files: Python files of the fine-tune, which are never carried.
+    """
+
+    name: str
+    version: int | None
+    digest: str
+    size: int
+    tuned_size: int
+    manifest: Manifest
+    unchanged: int
+    code_files: tuple[str, ...]
+
+
+def pack(
+    base: str | Path,
+    tuned: str | Path,
+    name: str | None = None,
+    *,
+    exact: bool = False,
+    size: int | None = None,
+    quality: float | None = None,
+    store: StoreLike = None,
+    branch: str = "main",
+    message: str = "",
+    author: str | None = None,
+    license: str | None = None,  # noqa: A002 - the field's name in a model card
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> PackReport:
+    """Turn a fine-tune into a skill and commit it to a library.
+
+    Args:
+        base: folder, ``.safetensors`` file or hub id of the model that the fine-tune started from.
+        tuned: the same for the fine-tune; or the folder of a PEFT LoRA adapter.
+        name: of the skill; by default that of the fine-tune's folder.
+        exact: come back bit for bit.
+        size: bytes on disk that the skill may take at most.
+        quality: between 0 and 1; the default is 0.9.
+        store: folder of the store; by default the user's own.
+        branch: branch of the library.
+        message: why, for the history.
+        author: who, for the history; by default the user's login.
+        license: SPDX identifier for the model card; by default the base's, as its model card says.
+        dry_run: do all the work but store nothing.
+        progress: called during the work.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be read, or the two do not fit each other.
+        NotFiniteError: the fine-tune holds NaN or infinity (exact packs keep them).
+        UsageError: nothing differs, the size cannot be met, or arguments exclude one another.
+
+    Example:
+        >>> pack("org/base", "./math-tuned", "math", size=5_000_000)  # doctest: +SKIP
+    """
+    goal = Goal(exact=exact, size=size, quality=quality)
+    name = check_skill_name(name or _name_of(tuned))
+    base_model = open_checkpoint(base)
+    tuned_model = open_tuned(tuned, base_model)
+    reading = Stage(progress, "comparing models", _bytes(base_model) + _bytes(tuned_model))
+    delta = find_delta(base_model, tuned_model, progress=reading.advance)
+    if not (delta.changes or delta.gone or delta.files):
+        raise UsageError(f"{tuned} does not differ from {base}", hint="There is nothing to pack.")
+    packed = Packer(delta, goal, progress).pack()
+    report = PackReport(
+        name=name,
+        version=None,
+        digest="",
+        size=packed.size,
+        tuned_size=_bytes(tuned_model),
+        manifest=packed.manifest,
+        unchanged=len(tuned_model.tensors) - len(delta.changes),
+        code_files=delta.code_files,
+    )
+    with closing(packed.payload):
+        if dry_run:
+            return report
+        repository = open_or_create(store)
+        layers = [(layer, LAYER_TYPE) for layer in packed.payload.layers()]
+        skill = repository.put_skill(packed.manifest.dump(), MEDIA_TYPE, layers)
+    facts = CardFacts(name, base_name(base_model), license or base_license(base_model), report.size, report.tuned_size)
+    repository.attach(skill, CARD_TYPE, card_files(write_card(facts, packed.manifest)))
+    commit_skills(repository, {name: skill}, branch=branch, author=author, message=message or f"Pack {name}")
+    found = repository.resolve(f"{name}@{skill.digest}", branch)
+    return replace(report, version=found.version, digest=skill.digest)
+
+
+def _bytes(checkpoint: Checkpoint) -> int:
+    return sum(info.nbytes for info in checkpoint.tensors.values())
+
+
+def _name_of(tuned: str | Path) -> str:
+    """A skill name from the last part of a path or hub id."""
+    last = str(tuned).partition("@")[0].rstrip("/").rpartition("/")[2].removesuffix(".safetensors")
+    name = re.sub(r"[^a-z0-9]+", "-", (last if last not in {"", ".", ".."} else Path(tuned).resolve().name).lower())
+    return name.strip("-")

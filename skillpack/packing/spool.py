@@ -1,0 +1,39 @@
+"""Arrays that live in unnamed temporary files instead of memory, and go away with their last reference."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+
+def spooled(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A writable array of zeros backed by a file in the folder for temporary files (``TMPDIR``).
+
+    Raises:
+        OSError: that folder is full or cannot be written.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if not size:
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile(prefix="skillpack-") as file:
+        file.truncate(size)
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
+def spool(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Copies of arrays in temporary files; arrays that already are in a file stay as they are."""
+    return {name: array if isinstance(array, np.memmap) else _copied(array) for name, array in arrays.items()}
+
+
+def _copied(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    copy = spooled(array.shape, array.dtype)
+    copy[...] = array
+    return copy

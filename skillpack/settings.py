@@ -1,0 +1,29 @@
+"""Everything that SkillPack takes from the environment.
+
+`SKILLPACK_HOME` moves the folder in which the default store lives. The Hugging Face libraries read `HF_HOME`,
+`HF_HUB_OFFLINE` and their other variables themselves, and temporary files go where `TMPDIR` says.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+
+import platformdirs
+
+HOME_VARIABLE = "SKILLPACK_HOME"
+
+
+def default_store() -> Path:
+    """Folder of the store that is used when none is named."""
+    home = os.environ.get(HOME_VARIABLE)
+    return (Path(home) if home else platformdirs.user_data_path("skillpack")) / "store"
+
+
+def default_author() -> str:
+    """Who commits, when nobody is named."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

@@ -1,0 +1,136 @@
+"""Commits of a library: adding one, walking back, tagging."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skillpack_store.documents import Commit, rfc3339
+from skillpack_store.errors import BusyError, CorruptStoreError, NotFoundError, StoreError
+from skillpack_store.names import choices
+from skillpack_store.refs import check_ref, retry_busy
+from skillpack_store.view import refresh_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
+
+    from skillpack_store.descriptors import Descriptor
+    from skillpack_store.repository import Repository
+
+__all__ = ["add_commit", "add_tag", "delete_skill", "find_head", "walk_history"]
+
+
+def add_commit(
+    repository: Repository,
+    branch: str,
+    change: Callable[[dict[str, Descriptor]], dict[str, Descriptor]],
+    *,
+    author: str,
+    message: str,
+    tools: Mapping[str, str],
+    time: datetime | None = None,
+) -> Commit:
+    """See ``Repository.commit``."""
+    ref = f"heads/{check_ref(branch)}"
+
+    def attempt() -> Commit:
+        head = find_head(repository, branch)
+        before = {} if head is None else head.skills
+        after = change(dict(before))
+        if head is not None and _digests(after) == _digests(before):
+            return head
+        for name, skill in after.items():
+            if name not in before or before[name].digest != skill.digest:
+                require_complete(repository, skill)
+        data = Commit.build(
+            after,
+            parents=[] if head is None else [head.digest],
+            author=_encodable(author),
+            time=rfc3339(time),
+            message=_encodable(message),
+            tools=tools,
+        )
+        digest = repository.blobs.put([data]).digest
+        repository.refs.update(ref, digest, expected=None if head is None else head.digest)
+        return Commit.parse(data)
+
+    commit = retry_busy(attempt)
+    refresh_index(repository)
+    return commit
+
+
+def delete_skill(
+    repository: Repository, name: str, branch: str, *, author: str, message: str, tools: Mapping[str, str]
+) -> Commit:
+    """See ``Repository.delete``."""
+
+    def without(skills: dict[str, Descriptor]) -> dict[str, Descriptor]:
+        if name not in skills:
+            raise NotFoundError(f"There is no skill {name!r} on branch {branch}.", hint=choices(name, skills, "skill"))
+        del skills[name]
+        return skills
+
+    return add_commit(repository, branch, without, author=author, message=message or f"Delete {name}", tools=tools)
+
+
+def find_head(repository: Repository, branch: str) -> Commit | None:
+    """See ``Repository.head``."""
+    value = repository.refs.read(f"heads/{check_ref(branch)}")
+    return None if value is None or value.digest is None else repository.read_commit(value.digest)
+
+
+def walk_history(repository: Repository, branch: str) -> Iterator[Commit]:
+    """See ``Repository.history``."""
+    commit = find_head(repository, branch)
+    while commit is not None:
+        yield commit
+        commit = repository.read_commit(commit.parents[0]) if commit.parents else None
+
+
+def add_tag(repository: Repository, name: str, commit: Commit | str, *, move: bool) -> None:
+    """See ``Repository.tag``."""
+    digest = commit if isinstance(commit, str) else commit.digest
+    repository.read_commit(digest)
+    ref = f"tags/{check_ref(name)}"
+    found = repository.refs.read(ref)
+    if found is None or (move and found.digest != digest):
+        try:
+            repository.refs.update(ref, digest, expected=None if found is None else found.digest)
+        except BusyError:
+            # Somebody else set it meanwhile, possibly to the same commit.
+            found = repository.refs.read(ref)
+            if found is None or found.digest != digest:
+                raise
+    elif found.digest != digest:
+        raise StoreError(
+            f"The tag {name} exists and names commit {found.digest}.",
+            hint="Choose another name, or ask for the tag to be moved.",
+        )
+    refresh_index(repository)
+
+
+def require_complete(repository: Repository, skill: Descriptor) -> None:
+    """Refuse a skill of which something is not in the store.
+
+    Raises:
+        NotFoundError: The manifest, the config or a layer is missing.
+        CorruptStoreError: One of them is there with another size, or the manifest cannot be read.
+    """
+    manifest = repository.skill_manifest(skill.digest)
+    for blob in (skill, manifest.config, *manifest.layers):
+        size = repository.blobs.size(blob.digest)
+        if size != blob.size:
+            raise CorruptStoreError(
+                f"Blob {blob.digest} of skill {skill.digest} has {size} bytes on disk "
+                f"({repository.blobs.path(blob.digest)}), {blob.size} were expected.",
+                hint="Store the skill again.",
+            )
+
+
+def _digests(skills: Mapping[str, Descriptor]) -> dict[str, str]:
+    return {name: skill.digest for name, skill in skills.items()}
+
+
+def _encodable(text: str) -> str:
+    """Replace what came from bytes that are not UTF-8, as a message typed on a command line may."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,84 @@
+"""Attachments: files about a skill that can change without changing the skill.
+
+They are OCI referrers. The list of a skill's attachments is an image index, named by the ref
+``referrers/sha256-<hex>`` and shown in ``index.json`` under that name, which is the tag that the OCI distribution
+specification gives such a list ("referrers tag schema").
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skillpack_store.descriptors import Descriptor, parse_digest, parse_media_type
+from skillpack_store.documents import EMPTY, INDEX, MANIFEST, Attachment, build_index, parse_index
+from skillpack_store.errors import NotFoundError
+from skillpack_store.refs import retry_busy
+from skillpack_store.view import refresh_index
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from skillpack_store.repository import Repository
+
+__all__ = ["TITLE", "attach_files", "enlist", "list_referrers", "referrers_index", "referrers_tag"]
+
+TITLE = "org.opencontainers.image.title"
+
+
+def attach_files(
+    repository: Repository,
+    subject: Descriptor,
+    artifact_type: str,
+    files: Sequence[tuple[bytes, str, str]],
+    annotations: Mapping[str, str],
+) -> Descriptor:
+    """See ``Repository.attach``."""
+    if not repository.blobs.has(subject.digest):
+        raise NotFoundError(f"Nothing can be attached to {subject.digest}: it is not in the store.")
+    parse_media_type(artifact_type)
+    stored = []
+    for content, media_type, title in files:
+        blob = repository.blobs.put([content])
+        stored.append(Descriptor(blob.digest, blob.size, parse_media_type(media_type), annotations={TITLE: title}))
+    repository.blobs.put([b"{}"], expect=EMPTY.digest)
+    data = Attachment(artifact_type, subject, stored, annotations).build()
+    manifest = repository.blobs.put([data])
+    attachment = Descriptor(manifest.digest, manifest.size, MANIFEST, artifact_type, dict(annotations))
+    enlist(repository, subject.digest, attachment)
+    return attachment
+
+
+def enlist(repository: Repository, subject: str, attachment: Descriptor) -> None:
+    """Add a stored attachment to the list of its subject, unless it is in it."""
+    ref = f"referrers/{referrers_tag(subject)}"
+
+    def attempt() -> None:
+        value = repository.refs.read(ref)
+        listed = [] if value is None else list_referrers(repository, subject)
+        if any(entry.digest == attachment.digest for entry in listed):
+            return
+        index = build_index([entry.to_json() for entry in [*listed, attachment]])
+        digest = repository.blobs.put([index]).digest
+        repository.refs.update(ref, digest, expected=None if value is None else value.digest)
+
+    retry_busy(attempt)
+    refresh_index(repository)
+
+
+def list_referrers(repository: Repository, subject: str) -> list[Descriptor]:
+    """See ``Repository.referrers``."""
+    index = referrers_index(repository, subject)
+    return [] if index is None else repository.read_document(index.digest, parse_index)
+
+
+def referrers_index(repository: Repository, subject: str) -> Descriptor | None:
+    """Return the list of a subject's attachments as a blob; None if it never had any."""
+    value = repository.refs.read(f"referrers/{referrers_tag(subject)}")
+    if value is None or value.digest is None:
+        return None
+    return Descriptor(value.digest, repository.blobs.size(value.digest), INDEX)
+
+
+def referrers_tag(subject: str) -> str:
+    """Return the tag of the list of a subject's attachments, ``sha256-<hex>``."""
+    return parse_digest(subject).replace(":", "-")

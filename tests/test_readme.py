@@ -1,0 +1,52 @@
+"""The commands of the README's tour do what they say, on a small model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from skillpack.safetensors_file import write_safetensors
+from skillpack.tensors import Tensor
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_tour(tmp_path):
+    block = re.search(r"<!-- tour -->\n```bash\n(.*?)```", README.read_text(), re.DOTALL)
+    commands = [shlex.split(line, comments=True) for line in block.group(1).splitlines()]
+    assert len(commands) >= 10
+    write_model(tmp_path / "base", 0.0)
+    write_model(tmp_path / "tuned", 0.01)
+    shutil.copytree(tmp_path / "base", tmp_path / "model")
+    for program, *arguments in commands:
+        assert program == "skillpack"
+        done = subprocess.run(
+            [sys.executable, "-m", "skillpack.cli", *arguments],
+            cwd=tmp_path,
+            env={"SKILLPACK_HOME": str(tmp_path / "home"), "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    assert kept == {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()}
+
+
+def write_model(folder, change):
+    values, deltas = np.random.default_rng(0), np.random.default_rng(1)
+    folder.mkdir()
+    tensors = {}
+    for layer in range(2):
+        weights = values.standard_normal((256, 128)) * 0.1
+        weights += change * deltas.standard_normal((256, 4)) @ deltas.standard_normal((4, 128))
+        tensors[f"model.layers.{layer}.mlp.up_proj.weight"] = Tensor.from_float32(weights.astype(np.float32), "BF16")
+    entries = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    write_safetensors(folder / "model.safetensors", entries, tensors.__getitem__, {"format": "pt"})
+    (folder / "config.json").write_text('{"model_type": "llama"}\n')
