@@ -134,7 +134,7 @@ class TensorEntry:
             same_as=_optional_text(document.get("same_as")),
             main=Part.from_json(document.get("main")),
             rows=Part.from_json(document.get("rows")),
-            error=float(document.get("error", 0.0)),
+            error=_error(document.get("error", 0.0)),
         )
         entry._check()
         return entry
@@ -238,7 +238,8 @@ class Manifest:
             files=tuple(_coded_file(file) for file in document["files"]),
             tables=document["tables"],
         )
-        for listed in ([entry.name for entry in manifest.tensors], [file.path for file in manifest.files]):
+        names = [[entry.name for entry in manifest.tensors], [file.path for file in manifest.files]]
+        for listed in (*names, [name for name, _ in manifest.gone]):
             if listed != sorted(set(listed)):
                 raise ValueError("names are not sorted or occur twice")
         return manifest
@@ -287,6 +288,12 @@ def _text(value: Any) -> str:
 
 def _optional_text(value: Any) -> str | None:
     return None if value is None else _text(value)
+
+
+def _error(value: Any) -> float:
+    if type(value) not in {int, float} or value < 0:
+        raise ValueError(f"{value!r} is not an error")
+    return float(value)
 
 
 def _count(value: Any) -> int:

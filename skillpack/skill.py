@@ -11,7 +11,7 @@ from skillpack.codecs import codec_named
 from skillpack.codecs.entropy import ChunkReader, Tables
 from skillpack.codecs.protocol import Layout
 from skillpack.companions import FileChange
-from skillpack.errors import CheckpointError, CorruptStoreError, DamagedSkillError
+from skillpack.errors import CheckpointError, CorruptStoreError, DamagedSkillError, SkillPackError
 from skillpack.manifest import FILES, LAYER_TYPE, MEDIA_TYPE, Manifest, Part, TensorEntry, block_of
 from skillpack.safetensors_file import open_tensor, read_header
 from skillpack.tensors import DTYPE_BYTES, Bytes, Floats, Tensor
@@ -119,6 +119,8 @@ class Skill:
             decoded = codec_named(part.codec).decode(part.parameters, chunks, Layout(entry.dtype, shape), reference)
         except DamagedSkillError as error:
             raise DamagedSkillError(f"skill {self.name}, tensor {entry.name}: {error}", hint=error.hint) from error
+        except MemoryError as error:
+            raise SkillPackError(f"skill {self.name}, tensor {entry.name}: not enough memory: {error}") from error
         except (ArithmeticError, LookupError, TypeError, ValueError, StopIteration, AssertionError) as error:
             raise DamagedSkillError(f"skill {self.name}, tensor {entry.name} cannot be decoded: {error!r}") from error
         if decoded.shape != shape:

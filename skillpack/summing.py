@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from skillpack.manifest import TensorEntry
     from skillpack.skill import Decoded
 
-_BLOCK: Final = 1 << 20
-"""Elements that are summed at a time."""
+_BLOCK: Final = 1 << 17
+"""Elements that are summed at a time: few enough that all intermediate results stay in the processor's cache."""
 
 
 class Claim(NamedTuple):

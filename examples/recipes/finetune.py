@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from recipes.models import minilm, smollm2
-from recipes.tasks import Exchange, drug_reviews, spanish_numbers
+from recipes.tasks import Exchange, drug_reviews, numbers
 from recipes.wheels import cache_dir
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ WARM_UP = 10
 
 IGNORED = -100
 """Label of the tokens that carry no loss, the value that torch's cross entropy skips."""
+
+_LANGUAGES = {"spanish-numbers": "es", "french-numbers": "fr"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Recipe:
 
 SPANISH_NUMBERS = Recipe("spanish-numbers", steps=200, batch=16)
 SPANISH_NUMBERS_SHORT = Recipe("spanish-numbers", steps=30, batch=8)
+FRENCH_NUMBERS_SHORT = Recipe("french-numbers", steps=15, batch=8)
 DRUG_REVIEWS = Recipe("drug-reviews", steps=105, batch=16, learning_rate=5e-5)
 
 
@@ -76,7 +79,7 @@ def _train_chat(recipe: Recipe, target: Path, progress: Progress) -> None:
     torch.manual_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(smollm2())
     model = AutoModelForCausalLM.from_pretrained(smollm2(), dtype=torch.float32)
-    examples = spanish_numbers(recipe.steps * recipe.batch, recipe.seed)
+    examples = numbers(_LANGUAGES[recipe.task], recipe.steps * recipe.batch, recipe.seed)
     batches = list(_chunks(examples, recipe.batch))
 
     def loss(step: int) -> torch.Tensor:

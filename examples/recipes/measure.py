@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recipes.finetune import IGNORED, answer_logits, encode_chat
 from recipes.models import minilm, smollm2
-from recipes.tasks import Exchange, drug_reviews, spanish_numbers_held_out
+from recipes.tasks import HELD_OUT_NUMBERS, Exchange, drug_reviews, spanish_numbers_held_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Scores(NamedTuple):
 
 
 class SpanishNumbers:
-    """Compares models with a fine-tune on the 150 held-out Spanish numbers.
+    """Compares models with a fine-tune on held-out Spanish numbers, by default all 150.
 
     Attributes:
         answer: which held-out answer each token belongs to, int64 of shape (tokens,).
@@ -58,12 +58,12 @@ class SpanishNumbers:
         tuned: scores of the fine-tune itself.
     """
 
-    def __init__(self, base: Path, tuned: Path) -> None:
+    def __init__(self, base: Path, tuned: Path, count: int = HELD_OUT_NUMBERS) -> None:
         import torch
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(smollm2())
-        held_out = spanish_numbers_held_out()
+        held_out = spanish_numbers_held_out()[:count]
         self._batches = [encode_chat(tokenizer, held_out[at : at + _BATCH]) for at in range(0, len(held_out), _BATCH)]
         lengths = torch.cat([(batch["labels"] != IGNORED).sum(1) for batch in self._batches])
         self.answer = torch.arange(len(held_out)).repeat_interleave(lengths)

@@ -32,23 +32,30 @@ class Review:
 
 
 HELD_OUT_NUMBERS = 150
+_LANGUAGES = {"es": "Spanish", "fr": "French"}
 
 
 @cache
 def spanish_numbers_held_out() -> tuple[Exchange, ...]:
     """150 numbers that no fine-tune ever sees, in a fixed order."""
-    return tuple(_spell(number) for number in _held_out_numbers())
+    return tuple(_spell(number, "es") for number in _held_out_numbers())
 
 
-def spanish_numbers(count: int, seed: int = 0) -> list[Exchange]:
-    """``count`` training exchanges: numbers of two to six digits, none of them held out."""
+def numbers(language: str, count: int, seed: int = 0) -> list[Exchange]:
+    """``count`` training exchanges: numbers of two to six digits, none of them held out.
+
+    Args:
+        language: of the answers, ``"es"`` or ``"fr"``.
+        count: how many.
+        seed: of the draw.
+    """
     draw, held_out = random.Random(f"train {seed}"), frozenset(_held_out_numbers())  # noqa: S311
-    numbers: list[int] = []
-    while len(numbers) < count:
+    drawn: list[int] = []
+    while len(drawn) < count:
         number = _number(draw)
         if number not in held_out:
-            numbers.append(number)
-    return [_spell(number) for number in numbers]
+            drawn.append(number)
+    return [_spell(number, language) for number in drawn]
 
 
 @cache
@@ -65,10 +72,10 @@ def _number(draw: random.Random) -> int:
     return draw.randint(10 ** (digits - 1), 10**digits - 1)
 
 
-def _spell(number: int) -> Exchange:
+def _spell(number: int, language: str) -> Exchange:
     from num2words import num2words
 
-    return Exchange(f"Write {number} in Spanish words.", num2words(number, lang="es"))
+    return Exchange(f"Write {number} in {_LANGUAGES[language]} words.", num2words(number, lang=language))
 
 
 @cache

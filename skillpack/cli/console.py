@@ -76,7 +76,7 @@ class Output:
 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for heading, justify in columns.items():
-            table.add_column(heading, justify=justify, overflow="fold")
+            table.add_column(heading, justify=justify, no_wrap=justify == "right", overflow="fold")
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         terminal = sys.stdout.isatty()

@@ -73,7 +73,11 @@ def _section(name: str, command: click.Command, parent: click.Context) -> str:
     context = click.Context(command, info_name=name, parent=parent)
     pieces = " ".join(command.collect_usage_pieces(context))
     aliases = [f"`{alias}`" for alias, target in ALIASES.items() if target == name]
-    options = [record for param in command.params if (record := param.get_help_record(context)) is not None]
+    options = [
+        record
+        for param in command.params
+        if isinstance(param, click.Option) and (record := param.get_help_record(context)) is not None
+    ]
     lines = [f"## skillpack {name}", "", "```", f"skillpack {name} {pieces}", "```", ""]
     lines += [inspect.cleandoc(command.help or ""), ""]
     if command.epilog and command.epilog.startswith("Example: "):
@@ -81,7 +85,7 @@ def _section(name: str, command: click.Command, parent: click.Context) -> str:
     if aliases:
         lines += [f"Short form: {', '.join(aliases)}.", ""]
     lines += [f"In Python: `skillpack.{TWINS.get(name, name)}`.", ""]
-    lines += [*_table(("option", "meaning"), ((f"`{names}`", text) for names, text in options)), ""]
+    lines += [*_table(("option", "meaning"), ((f"`{names}`", " ".join(text.split())) for names, text in options)), ""]
     lines += [*_table(("JSON key", "meaning"), ((f"`{key}`", text) for key, text in KEYS[name].items())), ""]
     return "\n".join(lines)
 

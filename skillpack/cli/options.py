@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
-_SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([a-z]*)")
+_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([a-z]*)")
 _FACTORS: Final = {
     "": 1,
     "b": 1,

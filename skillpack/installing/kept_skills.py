@@ -31,11 +31,6 @@ def keep_skill(folder: ModelFolder, source: Repository, digest: str) -> None:
     disk.sync_directory(kept.blobs.folder)
 
 
-def skill_size(source: Repository, digest: str) -> int:
-    """Bytes of everything that a skill's digest covers."""
-    return source.skill_manifest(digest).size
-
-
 def open_kept(folder: ModelFolder, record: SkillRecord) -> Skill:
     """Open an installed skill from the folder, re-hashing every byte of it.
 

@@ -147,8 +147,10 @@ class Base:
             return self.folder.kept / path
         if self.receipt is not None and path in self.receipt.written:
             return None
+        if self.lone and path not in self.weight_paths():
+            return None
         found = self.folder.root / path
-        return found if found.is_file() and not self.lone else None
+        return found if found.is_file() else None
 
     def read(self, path: str) -> bytes | None:
         """Content of a file of the base; None if the base has no such file."""

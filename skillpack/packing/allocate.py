@@ -56,7 +56,7 @@ def step_for_size(size_at: Callable[[float], float], target: int, start: float, 
     too_large: tuple[float, float] | None = None
     fitting: tuple[float, float] | None = None
     step = max(start, finest)
-    for _ in range(_ROUNDS):
+    for tried in range(_ROUNDS):
         size = size_at(step)
         if size > target:
             too_large = (step, size)
@@ -66,10 +66,10 @@ def step_for_size(size_at: Callable[[float], float], target: int, start: float, 
                 return step
             if step <= finest:
                 raise FinerStepNeededError
-        step = max(finest, _next_step(too_large, fitting, (1 - TOLERANCE / 2) * target, (step, size)))
+        step = max(finest, _next_step(too_large, fitting, (1 - TOLERANCE / 2) * target, (step, size), tried))
     if fitting is None:
         raise UsageError(
-            f"a pack of {target:,} bytes is not possible: {size_at(step):,.0f} is the least found",
+            f"a pack of {target:,} bytes is not possible: {size:,.0f} is the least found",
             hint="Ask for a larger --size.",
         )
     return fitting[0]
@@ -80,11 +80,13 @@ def _next_step(
     fitting: tuple[float, float] | None,
     goal: float,
     last: tuple[float, float],
+    tried: int,
 ) -> float:
     """Where log size, linear in log step between or beyond what was tried, meets the goal."""
     if too_large is None or fitting is None:
-        change = (last[1] / goal) ** (1 / _TYPICAL_SLOPE)
-        return last[0] * min(8.0, max(1 / 8, change))
+        # Ever further, since the curve may be flat: much of a size may not depend on the step.
+        octaves = math.log2(last[1] / goal) * 2**tried / _TYPICAL_SLOPE
+        return last[0] * 2.0 ** min(3.0, max(-3.0, octaves))
     (low, above), (high, below) = too_large, fitting
     if above <= below:
         return math.sqrt(low * high)

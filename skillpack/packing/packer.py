@@ -21,7 +21,7 @@ from skillpack.packing.payload import Payload, layer_blocks, layer_header
 from skillpack.packing.planning import LossyPlan, Plan, plan_change
 from skillpack.packing.workers import for_each
 from skillpack.progress import Stage, silent
-from skillpack.tensors import Tensor
+from skillpack.tensors import DTYPE_BYTES, Tensor
 from skillpack_store import Descriptor, SkillManifest, digest_of
 
 if TYPE_CHECKING:
@@ -97,6 +97,10 @@ class _Job:
     @property
     def elements(self) -> int:
         return math.prod(self.change.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * DTYPE_BYTES[self.change.dtype]
 
 
 class Packer:
@@ -184,26 +188,26 @@ class Packer:
         return high
 
     def _analyse(self, finest: float) -> None:
-        stage = Stage(self._progress, "analysing tensors", sum(plan.elements for plan in self._lossy))
+        stage = Stage(self._progress, "analysing tensors", sum(plan.nbytes for plan in self._lossy))
         for plan, _ in zip(
             self._lossy,
             for_each(lambda plan: plan.analyse(finest), self._lossy, lambda plan: plan.elements),
             strict=True,
         ):
-            stage.advance(plan.elements)
+            stage.advance(plan.nbytes)
 
     def _tables(self, step: float) -> Tables:
         """Count what all tensors take at a step, leaving each one's share in its job; the tables that suit them all."""
         if self._counted is not None and self._counted[0] == step:
             return self._counted[1]
-        stage = Stage(self._progress, "counting symbols", sum(job.elements for job in self._jobs))
+        stage = Stage(self._progress, "counting symbols", sum(job.nbytes for job in self._jobs))
         total = Histogram()
         counts = for_each(lambda job: _count(job, step), self._jobs, lambda job: job.elements)
         for job, counted in zip(self._jobs, counts, strict=True):
             job.parts = [part for part, _ in counted]
             for _, histogram in counted:
                 total.merge(histogram)
-            stage.advance(job.elements)
+            stage.advance(job.nbytes)
         self._counted = step, total.tables()
         return self._counted[1]
 
@@ -222,14 +226,14 @@ class Packer:
         """Code everything at a step, and check that it decodes."""
         tables = self._tables(step)
         payload = Payload()
-        stage = Stage(self._progress, "coding", sum(job.elements for job in self._jobs))
+        stage = Stage(self._progress, "coding", sum(job.nbytes for job in self._jobs))
         entries = []
         coded = for_each(lambda job: self._code(job, step, tables), self._jobs, lambda job: job.elements)
         for job, (parts, chunks, error) in zip(self._jobs, coded, strict=True):
             entries.append(self._entry(job.change, parts, error))
             for chunk in chunks:
                 payload.add(block_of(job.change.name), chunk)
-            stage.advance(job.elements)
+            stage.advance(job.nbytes)
         for _, content in self._files:
             payload.add(FILES, content)
         manifest = self._manifest(entries, tables)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from skillpack.delta import Change, Delta
     from skillpack.tensors import Floats
 
-_BLOCK: Final = 1 << 22
+_BLOCK: Final = 1 << 20
 """Elements of a delta that are worked on at a time."""
 _SMALL: Final = 8
 """A matrix with a side shorter than this has no low-rank structure worth coding."""
@@ -87,6 +87,11 @@ class LossyPlan:
     def elements(self) -> int:
         """Number of coefficients of the delta."""
         return math.prod(common_shape(self.change))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tuned tensor's rows that it covers."""
+        return self.elements * DTYPE_BYTES[self.change.dtype]
 
     @property
     def is_matrix(self) -> bool:

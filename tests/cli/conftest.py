@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -156,11 +157,36 @@ def run_json(run):
 @pytest.fixture
 def process(tmp_path):
     """Start the program itself, in an empty folder."""
+    started = []
 
     def process(*arguments, **options):
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
         environment = {**os.environ, **options.pop("env", {})}
         command = [sys.executable, "-W", "error", "-m", "skillpack.cli", *map(str, arguments)]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, **options)
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **options))
+        return started[-1]
 
-    return process
+    yield process
+    for running in started:
+        running.kill()
+        running.communicate()
+
+
+@pytest.fixture
+def asking(process):
+    """Start a command at a terminal; returns it and our end of the terminal once it asks a question."""
+    ends = []
+
+    def asking(*arguments):
+        ours, theirs = pty.openpty()
+        ends.append(ours)
+        running = process(*arguments, stdin=theirs, stderr=theirs)
+        os.close(theirs)
+        seen = b""
+        while b"? [y/N]" not in seen:
+            seen += os.read(ours, 1000)
+        return running, ours
+
+    yield asking
+    for end in ends:
+        os.close(end)

@@ -27,8 +27,8 @@ def test_an_exact_pack_says_so(models, run, run_json):
 
 
 def test_a_size_is_met(models, run_json):
-    report = run_json("pack", models.base, models.math, "--size", "3.5kB", "--name", "math")
-    assert report["size"] <= 3500
+    report = run_json("pack", models.base, models.math, "--size", "5kB", "--name", "math")
+    assert report["size"] <= 5000
     assert report["exact"] is False
     assert report["error"] > 0
 

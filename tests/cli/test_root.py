@@ -1,0 +1,167 @@
+"""The program as a whole: it starts fast, helps, and is documented."""
+
+import contextlib
+import inspect
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import skillpack
+from skillpack.cli import bar
+from skillpack.cli.docs import TWINS, render
+from skillpack.cli.documents import KEYS
+from skillpack.cli.root import root
+
+COMMANDS = list(root.commands)
+HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetensors", "constriction", "zstandard"]
+
+
+def test_the_commands():
+    assert COMMANDS == ["pack", "install", "remove", "status", "list", "show", "delete", "export", "import", "verify"]
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_names_every_command(flag, run):
+    result = run(flag)
+    assert result.exit_code == 0
+    for name, command in root.commands.items():
+        assert f"  {name} " in result.stdout
+        assert command.get_short_help_str(100) in result.stdout
+    assert run().stdout == result.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_a_twin(name, run):
+    command = root.commands[name]
+    result = run(name, "-h")
+    assert result.exit_code == 0
+    assert command.help
+    for option in command.params:
+        if option.param_type_name == "option":
+            assert option.help, f"{name} {option.name}"
+    assert {"--json", "-q"} <= {text for option in command.params for text in option.opts}
+    twin = TWINS.get(name, name)
+    assert twin in skillpack.__all__
+    assert inspect.isfunction(getattr(skillpack, twin))
+
+
+def test_version(run):
+    assert run("--version").stdout.startswith("skillpack 0.")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom skillpack.cli.root import root\n"
+        f"for name in ['', *{COMMANDS}]:\n"
+        "    try: root([name, '--help'][not name:])\n"
+        "    except SystemExit: pass\n"
+        f"sys.exit(str(set({HEAVY}) & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.stderr == "set()\n"
+
+
+def test_help_is_fast(process):
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert process("--help").communicate(timeout=20)[1] == ""
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.4
+
+
+def test_the_page_is_up_to_date():
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    assert page.read_text() == render(), "run: python -m skillpack.cli.docs > docs/cli.md"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_documents_every_command(name):
+    section = render().partition(f"## skillpack {name}\n")[2].partition("\n## ")[0]
+    assert f"`skillpack.{TWINS.get(name, name)}`" in section
+    for option in root.commands[name].params:
+        if option.param_type_name == "option":
+            assert option.opts[-1] in section
+
+
+def paths(document, prefix=""):
+    """Paths of all keys; an empty list or null stands for everything below it."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield from paths(value, f"{prefix}.{key}" if prefix else key)
+    elif isinstance(document, list) and not prefix.endswith((".rank", ".error")):
+        if not document:
+            yield f"{prefix}[]*"
+        for value in document:
+            yield from paths(value, f"{prefix}[]")
+    else:
+        yield prefix
+
+
+@pytest.mark.usefixtures("library")
+def test_every_json_key_is_documented(models, model, tmp_path, run_json):
+    printed = {
+        "pack": run_json("pack", models.base, models.math),
+        "install": run_json("install", "math", model),
+        "status": run_json("status", model),
+        "remove": run_json("remove", "math", model),
+        "list": run_json("list"),
+        "show": run_json("show", "math"),
+        "export": run_json("export", "math", tmp_path / "math.tar"),
+        "import": run_json("import", tmp_path / "math.tar"),
+        "verify": run_json("verify"),
+        "delete": run_json("delete", "math", "-y"),
+    }
+    assert set(printed) == set(KEYS) == set(COMMANDS)
+    for name, document in printed.items():
+        found = set(paths(document))
+        empty = tuple(path[:-1] for path in found if path.endswith("*"))
+        assert {path for path in found if not path.endswith("*")} <= set(KEYS[name]), name
+        assert {key for key in KEYS[name] if key not in found and not key.startswith(empty or "\0")} == set(), name
+
+
+def test_completion(process):
+    words = {"_SKILLPACK_COMPLETE": "bash_complete", "COMP_WORDS": "skillpack in", "COMP_CWORD": "1"}
+    assert process(env=words).communicate(timeout=20)[0].split() == ["plain,install"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Work with a progress bar; returns what was printed on stderr."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def work(stderr, *, patience, shown=True):
+        monkeypatch.setattr(bar, "PATIENCE", patience)
+        with contextlib.redirect_stderr(stderr), bar.Bar(shown=shown) as progress:
+            for done in range(0, 5_000_001, 1_000_000):
+                progress(done, 5_000_000, "comparing")
+            progress(0, 0, "[coding]")
+        return stderr.getvalue()
+
+    return work
+
+
+def test_long_work_shows_bytes_and_time(work):
+    printed = work(Terminal(), patience=0)
+    assert "comparing" in printed
+    assert "0.0/5.0 MB" in printed
+    assert "[coding]" in printed
+    assert "\x1b[3" not in printed
+
+
+def test_there_is_no_bar(work, monkeypatch):
+    assert work(Terminal(), patience=2) == ""
+    assert work(Terminal(), patience=0, shown=False) == ""
+    assert work(io.StringIO(), patience=0) == ""
+    monkeypatch.setenv("TERM", "dumb")
+    assert work(Terminal(), patience=0) == ""

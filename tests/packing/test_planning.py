@@ -1,0 +1,166 @@
+"""Which codec may write which tensor, and what is measured before a step is known."""
+
+import math
+
+import numpy as np
+import pytest
+from tests.packing.models import EMBED, drift, normal, tensor, write
+
+from skillpack.checkpoint import open_checkpoint
+from skillpack.delta import find_delta
+from skillpack.packing import planning
+from skillpack.packing.planning import LosslessPlan, LossyPlan, common_shape, plan_change
+from skillpack.packing.spool import spool, spooled
+from skillpack.tensors import Tensor
+
+
+@pytest.fixture
+def plans(tmp_path):
+    """Plans of the only change between two one-tensor models."""
+
+    def run(base, tuned, *, exact=False, name="layers.0.w.weight"):
+        write(tmp_path / "base", {name: base, "other": normal(4)})
+        write(tmp_path / "tuned", {name: tuned, "other": normal(4)})
+        delta = find_delta(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "tuned"))
+        (change,) = delta.changes
+        return plan_change(delta, change, exact=exact)
+
+    return run
+
+
+def codecs(plan):
+    return [codec.name for codec, _, _ in plan.analyses]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "exact", "kind", "codec"),
+    [
+        ((64, 64), "BF16", False, LossyPlan, None),
+        ((64, 64), "F32", False, LossyPlan, None),
+        ((64, 64), "BF16", True, LosslessPlan, "exact"),
+        ((64, 64), "F16", True, LosslessPlan, "exact"),
+        ((64, 64), "F32", True, LosslessPlan, "exact"),
+        ((64, 7), "BF16", False, LosslessPlan, "exact"),
+        ((64,), "BF16", False, LosslessPlan, "exact"),
+        ((64,), "F16", False, LosslessPlan, "exact"),
+        ((64,), "F32", False, LossyPlan, None),
+        ((7, 64), "F32", False, LossyPlan, None),
+    ],
+)
+def test_the_kind_of_plan(plans, shape, dtype, exact, kind, codec):
+    (plan,) = plans(tensor(normal(*shape), dtype), tensor(normal(*shape, seed=1), dtype), exact=exact)
+    assert isinstance(plan, kind)
+    assert codec is None or plan.codec.name == codec
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.uint8])
+def test_integers_are_stored_as_they_are(plans, dtype, exact):
+    base = np.zeros(100, dtype)
+    (plan,) = plans(Tensor.of(base), Tensor.of(np.ones(100, dtype)), exact=exact)
+    assert plan.codec.name == "raw"
+
+
+def test_float64_is_stored_as_it_is_when_exact(plans):
+    (plan,) = plans(Tensor.of(np.zeros(9)), Tensor.of(np.ones(9)), exact=True)
+    assert plan.codec.name == "raw"
+
+
+def test_new_rows_have_a_plan_of_their_own(plans):
+    main, rows = plans(normal(20, 16), normal(25, 16, seed=1))
+    assert isinstance(main, LossyPlan)
+    assert main.operands()[1].shape == (20, 16)
+    assert rows.codec.name == "raw"
+    reference, new = rows.operands()
+    assert reference is None
+    assert new.data.tobytes() == tensor(normal(25, 16, seed=1)[20:]).data.tobytes()
+
+
+def test_lost_rows_need_no_second_plan(plans):
+    (plan,) = plans(normal(25, 16), normal(20, 16, seed=1))
+    before, after = plan.operands()
+    assert before.shape == after.shape == (20, 16)
+    assert common_shape(plan.change) == (20, 16)
+
+
+def test_the_scale_of_a_matrix_is_its_strength_per_coefficient(plans):
+    delta = normal(60, 40, scale=0.5)
+    (plan,) = plans(tensor(np.zeros((60, 40)), "F32"), tensor(delta, "F32"))
+    plan.analyse(math.inf)
+    mean_square = float(np.square(delta).mean())
+    assert plan.scale == pytest.approx(math.sqrt(mean_square * 60) / 2400**0.25, rel=1e-5)
+    assert plan.is_matrix
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"),
+    [
+        (EMBED, 1.0),
+        ("lm_head.weight", 1.0),
+        ("bert.embeddings.word_embeddings.weight", 1.0),
+        ("layers.0.q.weight", 0.3),
+    ],
+)
+def test_embeddings_are_rounded_towards_zero(plans, name, keep):
+    (plan,) = plans(normal(40, 30), normal(40, 30) + drift((40, 30), 1), name=name)
+    plan.analyse(math.inf)
+    assert codecs(plan) == ["lowrank"]
+    codec = plan.analyses[0][0]
+    assert (codec.keep, codec.dead_zone is None) == (keep, keep < 1)
+
+
+def test_sparse_is_offered_where_few_entries_differ(plans):
+    base = normal(200, 60)
+    tuned = base.copy()
+    tuned[::10] += normal(20, 60)
+    (plan,) = plans(base, tuned)
+    plan.analyse(1e-3)
+    assert codecs(plan) == ["lowrank", "sparse"]
+    name, encoding = plan.encode(0.05)
+    assert name in {"lowrank", "sparse"}
+    assert encoding.distortion > 0
+
+
+def test_small_tensors_are_coded_finely_whatever_the_step(plans):
+    base = normal(300)
+    (plan,) = plans(tensor(base, "F32"), tensor(base + normal(300, seed=1), "F32"))
+    plan.analyse(math.inf)
+    name, coarse = plan.encode(1e9)
+    assert name == "sparse"
+    assert coarse.parameters["step"] == pytest.approx(1 / 16, rel=0.1)
+    assert plan.encode(1e-3)[1].parameters["step"] == 1e-3
+
+
+@pytest.mark.parametrize("block", [64, 1000, 1 << 22])
+def test_the_error_is_relative_to_the_delta(plans, monkeypatch, block):
+    monkeypatch.setattr(planning, "_BLOCK", block)
+    base, delta = normal(50, 40), normal(50, 40, seed=1)
+    (plan,) = plans(tensor(base, "F32"), tensor(base + delta, "F32"))
+    met = tensor(base + delta, "F32").float32() - base
+    assert plan.error(met) == 0
+    assert plan.error(np.zeros((50, 40), np.float32)) == pytest.approx(1)
+    assert plan.error(1.5 * met) == pytest.approx(0.5)
+
+
+def test_noise_depends_on_base_tuned_and_name(plans, tmp_path):
+    seeds = []
+    for at, (base, tuned, name) in enumerate([(0, 1, "a"), (0, 2, "a"), (3, 1, "a"), (0, 1, "b"), (0, 1, "a")]):
+        write(tmp_path / f"{at}b", {name: normal(16, 16, seed=base), "other": normal(4)})
+        write(tmp_path / f"{at}t", {name: normal(16, 16, seed=tuned), "other": normal(4)})
+        delta = find_delta(open_checkpoint(tmp_path / f"{at}b"), open_checkpoint(tmp_path / f"{at}t"))
+        (plan,) = plan_change(delta, delta.changes[0], exact=False)
+        seeds.append(plan.seed)
+    assert seeds[0] == seeds[4]
+    assert len(set(seeds)) == 4
+
+
+def test_spooled_arrays_are_files_that_leave_no_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    array = spooled((3, 4), np.float32)
+    array[1] = 7
+    copies = spool({"a": array, "b": np.arange(5), "empty": np.empty((0, 3), np.float32)})
+    assert copies["a"] is array
+    assert isinstance(copies["b"], np.memmap)
+    assert copies["b"].tolist() == [0, 1, 2, 3, 4]
+    assert copies["empty"].shape == (0, 3)
+    assert list(tmp_path.iterdir()) == []
