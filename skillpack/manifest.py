@@ -151,7 +151,8 @@ class TensorEntry:
             raise ValueError(f"tensor {self.name} must either have a part or be the same as another")
         if self.common_rows is not None and not (self.shape and self.reference and self.common_rows <= self.shape[0]):
             raise ValueError(f"tensor {self.name} of shape {self.shape} has {self.common_rows} rows in common")
-        if (self.rows is not None) != (self.common_rows is not None and self.common_rows < self.shape[0]):
+        grown = self.common_rows is not None and self.common_rows < self.shape[0]
+        if (self.rows is not None) != (grown and self.same_as is None):
             raise ValueError(f"tensor {self.name} lacks its new rows, or has some that have no place")
 
 

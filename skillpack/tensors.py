@@ -48,7 +48,7 @@ _NUMPY: Final[dict[str, str]] = {
     "BOOL": "|b1",
 }
 _OF_NUMPY: Final[dict[str, str]] = {name: dtype for dtype, name in _NUMPY.items()}
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)

@@ -212,7 +212,7 @@ class ChunkReader:
         self._tables = tables
         self._coder: Any = None
 
-    def take(self, context: str, count: int) -> npt.NDArray[np.int64]:
+    def take(self, context: str, count: int) -> Integers:
         """The next group: `count` integers of `context`."""
         if not count:
             return np.empty(0, np.int64)

@@ -98,18 +98,26 @@ def _row_blocks(shape: tuple[int, int]) -> Iterator[slice]:
         yield slice(first, min(shape[0], first + size))
 
 
-def _ordered(bits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Patterns of sign and magnitude as integers in the order of the numbers; -0 comes just before +0."""
-    width = bits.dtype.itemsize * 8
-    values = bits.astype(np.int64)
-    sign = np.int64(1 << (width - 1))
-    return np.where(values & sign, sign - 1 - values, values)
+def _ordered(bits: npt.NDArray[Any]) -> Integers:
+    """Patterns of sign and magnitude as integers in the order of the numbers; -0 comes just before +0.
+
+    Differences of 16-bit patterns fit into int32.
+    """
+    values: Integers = bits.astype(_place_type(bits.dtype.itemsize))
+    sign = 1 << (bits.dtype.itemsize * 8 - 1)
+    np.subtract(sign - 1, values, out=values, where=values >= sign)
+    return values
 
 
-def _unordered(places: npt.NDArray[np.int64], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Inverse of `_ordered`."""
-    sign = np.int64(1 << (dtype.itemsize * 8 - 1))
-    return np.where(places < 0, sign - 1 - places, places).astype(dtype)
+def _place_type(itemsize: int) -> type[np.signedinteger[Any]]:
+    return np.int32 if itemsize == 2 else np.int64
+
+
+def _unordered(places: Integers, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Inverse of `_ordered`; changes `places`."""
+    sign = 1 << (dtype.itemsize * 8 - 1)
+    np.subtract(sign - 1, places, out=places, where=places < 0)
+    return places.astype(dtype)
 
 
 def _scales(start: Tensor, tuned: Tensor, shape: tuple[int, int]) -> tuple[Integers, Integers]:
@@ -139,10 +147,14 @@ def _steps(sizes: npt.NDArray[np.float64]) -> Integers:
 def _contexts(before: npt.NDArray[Any], rows: Integers, columns: Integers, dtype: str) -> npt.NDArray[np.uint8]:
     """Context of each element of a block of rows: log2 of the expected distance in units in the last place."""
     form = _FORMATS[dtype]
-    exponents = (before >> form.mantissa).astype(np.int64) & ((1 << (form.width - 1 - form.mantissa)) - 1)
-    last_place = np.maximum(exponents, 1) - form.bias - form.mantissa
-    expected = rows[:, None] + columns[None, :] - _PER_OCTAVE * last_place
-    return (np.clip(expected, _LOWEST, _HIGHEST[dtype]) - _LOWEST).astype(np.uint8).reshape(-1)
+    expected = (before >> form.mantissa).astype(np.int32)
+    expected &= (1 << (form.width - 1 - form.mantissa)) - 1
+    np.maximum(expected, 1, out=expected)
+    expected *= -_PER_OCTAVE
+    expected += (rows[:, None] + (_PER_OCTAVE * (form.bias + form.mantissa) - _LOWEST)).astype(np.int32)
+    expected += columns[None, :].astype(np.int32)
+    np.clip(expected, 0, _HIGHEST[dtype] - _LOWEST, out=expected)
+    return expected.astype(np.uint8).reshape(-1)
 
 
 def _segments(contexts: npt.NDArray[np.uint8], dtype: str) -> Iterator[tuple[str, int, int]]:
@@ -158,8 +170,8 @@ def _grouped(contexts: npt.NDArray[np.uint8], distances: Integers, dtype: str) -
     return [(name, in_order[first:last]) for name, first, last in _segments(contexts, dtype)]
 
 
-def _ungrouped(reader: ChunkReader, contexts: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[np.int64]:
+def _ungrouped(reader: ChunkReader, contexts: npt.NDArray[np.uint8], dtype: str) -> Integers:
     in_order = [reader.take(name, last - first) for name, first, last in _segments(contexts, dtype)]
-    distances = np.empty(contexts.size, np.int64)
+    distances: Integers = np.empty(contexts.size, _place_type(_FORMATS[dtype].width // 8))
     distances[np.argsort(contexts, kind="stable")] = np.concatenate(in_order) if in_order else 0
     return distances

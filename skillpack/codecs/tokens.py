@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64] | npt.NDArray[np.int32]
+Integers = npt.NDArray[np.signedinteger[Any]]
 Tokens = npt.NDArray[np.int32]
 
 _DIRECT: Final = 16
@@ -65,13 +65,15 @@ def raw_widths(tokens: Tokens) -> npt.NDArray[np.uint8]:
     return (((large - _DIRECT) >> _KEPT) + _DIRECT_BITS - 1 - _KEPT).astype(np.uint8)
 
 
-def from_tokens(tokens: Tokens, raw: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Inverse of `to_tokens`; `raw` holds the raw bits of the tokens that have any."""
-    steps = ((tokens + 1) >> 1).astype(np.int64)
-    large = steps >= _DIRECT
-    if large.any():
-        buckets = steps[large] - _DIRECT
+def from_tokens(tokens: Tokens, raw: npt.NDArray[np.int64]) -> Integers:
+    """Inverse of `to_tokens`; `raw` holds the raw bits of the tokens that have any. int32 where that is enough."""
+    steps: Integers = (tokens + 1) >> 1
+    if raw.size:
+        large = steps >= _DIRECT
+        buckets = steps[large].astype(np.int64) - _DIRECT
         widths = (buckets >> _KEPT) + _DIRECT_BITS - 1 - _KEPT
+        if int(widths.max()) + 1 + _KEPT > 31:
+            steps = steps.astype(np.int64)
         steps[large] = (((buckets & (2**_KEPT - 1)) + 2**_KEPT) << widths) + raw
     np.negative(steps, out=steps, where=(tokens & 1).astype(bool))
     return steps

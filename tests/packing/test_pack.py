@@ -273,6 +273,13 @@ def test_a_tied_head_is_stored_once(exact):
     assert (entry.same_as, entry.parts) == (EMBED, ())
 
 
+def test_a_tied_head_of_a_grown_vocabulary_is_stored_once(exact):
+    grown = np.concatenate([TUNED[EMBED], normal(7, 64, seed=50)])
+    skill, _ = exact(BASE, TUNED | {EMBED: grown, HEAD: grown})
+    entry = entries(skill)[HEAD]
+    assert (entry.same_as, entry.common_rows, entry.parts) == (EMBED, 300, ())
+
+
 def test_a_head_tied_to_an_unchanged_embedding(exact):
     skill, _ = exact(BASE, TUNED | {EMBED: BASE[EMBED], HEAD: BASE[EMBED]})
     assert EMBED not in entries(skill)
