@@ -4,7 +4,7 @@
 
 SmolLM2-135M-Instruct fine-tuned to write numbers in Spanish (all weights, 200 steps), measured on 150 held-out numbers.
 The models measured are installed ones, in bf16 like the fine-tune. LoRA extraction stores factors of the linear layers
-in bf16 and is measured unrounded in fp32; the embedding's and the norms' deltas are not in it.
+in bf16, once with and once without the embedding, and is measured unrounded in fp32; the norms' deltas are not in it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ def main() -> None:
     measure = SpanishNumbers(base, tuned)
     with scratch() as work:
         ours = [_skill(measure, base, tuned, work, size) for size in (*SIZES, None)]
-        loras = _loras(measure, LoraExtraction(base, tuned, max(RANKS)), work)
+        loras = [
+            found
+            for embedding in (False, True)
+            for found in _loras(measure, LoraExtraction(base, tuned, max(RANKS), embedding=embedding), work)
+        ]
     results.save(
         "fidelity",
         {
@@ -59,19 +63,19 @@ def _skill(measure: SpanishNumbers, base: Path, tuned: Path, work: Path, size: i
         **_measured(measure, model),
     }
     shutil.rmtree(model)
-    print(found)
+    print(found, flush=True)
     return found
 
 
 def _loras(measure: SpanishNumbers, extraction: LoraExtraction, work: Path) -> list[dict[str, Any]]:
-    adapters = {f"{size / 1e6:g} MB": extraction.save_within(size, work / f"{size}") for size in SIZES}
+    adapters = {f"{size / 1e6:g} MB": extraction.save_within(size, work / "adapter") for size in SIZES}
     adapters |= {f"rank {rank}": rank for rank in RANKS}
     found = []
     for asked, rank in adapters.items():
-        folder = work / f"rank {rank}"
-        size = extraction.save(rank, folder)
-        found.append({"asked": asked, "rank": rank, "bytes": size, **_measured(measure, extraction.load(folder))})
-        print(found[-1])
+        size = extraction.save(rank, work / "adapter")
+        measured = _measured(measure, extraction.load(work / "adapter"))
+        found.append({"asked": asked, "embedding": extraction.embedding, "rank": rank, "bytes": size, **measured})
+        print(found[-1], flush=True)
     return found
 
 

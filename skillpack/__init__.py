@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack.checkpoint import Checkpoint, open_checkpoint
     from skillpack.errors import ReportedError, SkillPackError
-    from skillpack.fingerprint import fingerprint
     from skillpack.installing import FolderStatus, InstallReport, remove, status
     from skillpack.library import (
         SkillDetails,
@@ -44,7 +43,6 @@ __all__ = [
     "SkillSummary",
     "delete",
     "export",
-    "fingerprint",
     "import_skill",
     "install",
     "list",
@@ -69,7 +67,6 @@ _HOMES = {
     "SkillSummary": "library",
     "delete": "library",
     "export": "library",
-    "fingerprint": "fingerprint",
     "import_skill": "library",
     "install": "library",
     "list": "library.list_skills",

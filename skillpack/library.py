@@ -203,10 +203,10 @@ def import_skill(
     taken = {check_skill_name(name or own): descriptor for own, descriptor in found}
     for own, descriptor in taken.items():
         open_skill(repository, descriptor.digest, own)
+    import_referrers(repository, archive)
     commit_skills(
         repository, taken, branch=branch, author=author, message=message or f"Import {', '.join(sorted(taken))}"
     )
-    import_referrers(repository, archive)
     return [_summary(repository, repository.resolve(own, branch), branch) for own in sorted(taken)]
 
 

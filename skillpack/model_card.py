@@ -45,9 +45,9 @@ def write_card(facts: CardFacts, manifest: Manifest) -> str:
     return "\n".join(
         [
             "---",
-            f"base_model: {json.dumps(facts.base_model)}",
+            f"base_model: {_quoted(facts.base_model)}",
             "library_name: skillpack",
-            f"license: {facts.license}",
+            f"license: {_quoted(facts.license)}",
             "tags:",
             "- skillpack",
             "- delta-compression",
@@ -74,6 +74,11 @@ def write_card(facts: CardFacts, manifest: Manifest) -> str:
     )
 
 
+def _quoted(text: str) -> str:
+    """Text as YAML reads it back, whatever is in it: JSON strings are YAML."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def card_files(card: str) -> list[tuple[bytes, str, str]]:
     """A card as the file to attach."""
     return [(card.encode(), _MARKDOWN, _TITLE)]
@@ -90,7 +95,7 @@ def read_card(repository: Repository, digest: str) -> str:
 
 def base_name(base: Checkpoint) -> str:
     """What to call the base in a card: its hub id, or the name of its folder, never a path of this machine."""
-    path = Path(base.origin)
+    path = Path(base.origin).expanduser()
     return path.resolve().name if path.exists() else base.origin.partition("@")[0]
 
 

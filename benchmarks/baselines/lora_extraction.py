@@ -1,7 +1,7 @@
 """LoRA extraction: the delta of each linear layer cut to its leading singular triplets, as a PEFT adapter in bf16.
 
-By Eckart and Young that is the nearest adapter of a rank. What an adapter cannot hold is not carried: the deltas of
-the embedding and of the norms.
+By Eckart and Young that is the nearest adapter of a rank. The embedding is carried too where that is asked for, with
+the same rank; the deltas of the norms, which an adapter cannot hold, never are.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from skillpack.checkpoint import open_checkpoint
 if TYPE_CHECKING:
     from pathlib import Path
 
-_LINEAR = re.compile(r"(?P<module>.*\.layers\.\d+\..*_proj)\.weight")
+_LINEAR = re.compile(r".*\.layers\.\d+\..*_proj\.weight")
+_EMBEDDING = "model.embed_tokens.weight"
 
 
 class LoraExtraction:
-    """The leading singular triplets of every linear layer's delta, from which adapters of any smaller rank are cut."""
+    """The leading singular triplets of every layer's delta, from which adapters of any smaller rank are cut."""
 
-    def __init__(self, base: Path, tuned: Path, rank: int) -> None:
-        self.rank = rank
+    def __init__(self, base: Path, tuned: Path, rank: int, *, embedding: bool = False) -> None:
+        self.rank, self.embedding = rank, embedding
         self._base = base
-        self._triplets = _triplets(base, tuned, rank)
+        self._triplets = _triplets(base, tuned, rank, embedding=embedding)
 
     def save(self, rank: int, folder: Path) -> int:
         """Write the adapter of a rank; returns the bytes of its files."""
@@ -33,12 +34,19 @@ class LoraExtraction:
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         for module, (left, strengths, right) in self._triplets.items():
             roots = strengths[:rank].sqrt()
             up, down = left[:, :rank] * roots, right[:rank] * roots[:, None]
-            tensors[f"base_model.model.{module}.lora_A.weight"] = down.to(torch.bfloat16).contiguous()
-            tensors[f"base_model.model.{module}.lora_B.weight"] = up.to(torch.bfloat16).contiguous()
+            if module == _EMBEDDING.removesuffix(".weight"):
+                # PEFT keeps the factors of a lookup table, whose rows are inputs, the other way round.
+                pair = {"lora_embedding_A": up.T, "lora_embedding_B": down.T}
+            else:
+                pair = {"lora_A.weight": down, "lora_B.weight": up}
+            tensors |= {
+                f"base_model.model.{module}.{name}": factor.to(torch.bfloat16).contiguous()
+                for name, factor in pair.items()
+            }
         save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
         targets = sorted({module.rpartition(".")[2] for module in self._triplets})
         LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, task_type="CAUSAL_LM").save_pretrained(str(folder))
@@ -68,12 +76,15 @@ class LoraExtraction:
         return sum(2 * rank * (len(left) + right.shape[1]) for left, _, right in self._triplets.values())
 
 
-def _triplets(base: Path, tuned: Path, rank: int) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _triplets(
+    base: Path, tuned: Path, rank: int, *, embedding: bool
+) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     before, after = open_checkpoint(base), open_checkpoint(tuned)
     found = {}
     for name in after.tensors:
-        if linear := _LINEAR.fullmatch(name):
+        if _LINEAR.fullmatch(name) or (embedding and name == _EMBEDDING):
             delta = after.read(name).float32() - before.read(name).float32()
             left, strengths, right = torch.linalg.svd(torch.from_numpy(delta), full_matrices=False)
-            found[linear["module"]] = left[:, :rank].clone(), strengths[:rank].clone(), right[:rank].clone()
+            triplets = left[:, :rank].clone(), strengths[:rank].clone(), right[:rank].clone()
+            found[name.removesuffix(".weight")] = triplets
     return found

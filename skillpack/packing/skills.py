@@ -16,6 +16,7 @@ from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
 from skillpack.model_card import CARD_TYPE, CardFacts, base_license, base_name, card_files, write_card
 from skillpack.packing.packer import Goal, Packer
 from skillpack.progress import Progress, Stage, silent
+from skillpack.skill import open_skill
 from skillpack_store import check_skill_name
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def pack(
         repository = open_or_create(store)
         layers = [(layer, LAYER_TYPE) for layer in packed.payload.layers()]
         skill = repository.put_skill(packed.manifest.dump(), MEDIA_TYPE, layers)
+    # What cannot be opened must not get into a library.
+    open_skill(repository, skill.digest, name)
     facts = CardFacts(name, base_name(base_model), license or base_license(base_model), report.size, report.tuned_size)
     repository.attach(skill, CARD_TYPE, card_files(write_card(facts, packed.manifest)))
     commit_skills(repository, {name: skill}, branch=branch, author=author, message=message or f"Pack {name}")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from skillpack.codecs import Exact
-from skillpack.codecs.entropy import ChunkReader
+from skillpack.codecs.entropy import ChunkReader, Tables
 from skillpack.codecs.protocol import Layout
 from skillpack.errors import DamagedSkillError
 from skillpack.tensors import DTYPE_BYTES, Tensor
@@ -126,6 +126,32 @@ def test_the_size_of_a_change_is_learnt_per_row_and_per_column():
     shuffled = random.permutation((after.float32() - before.float32()).reshape(-1)).reshape(400, 400)
     mixed = Tensor.from_float32(before.float32() + shuffled, "F32")
     assert there < 0.97 * coded_size(there_and_back(before, mixed))
+
+
+def test_skills_packed_before_can_be_read():
+    """If this fails, the contexts or their order changed: the codec needs a new name."""
+    numbers = np.arange(24).reshape(4, 6)
+    bits = np.where(numbers < 12, 97 * numbers, 2731 * numbers + 3)  # Half of them denormal.
+    after = of_bits(bits + numbers % 5, "F16")
+    parts = {}, [bytes.fromhex(chunk) for chunk in FROZEN_CHUNKS], Tables.from_json(FROZEN_TABLES)
+    assert decoded(EXACT, parts, ("F16", (4, 6)), of_bits(bits, "F16")).bits().tolist() == after.bits().tolist()
+
+
+FROZEN_CHUNKS = ["9000185c9b97fc7004000000", "aed01e966ad90000"]
+FROZEN_TABLES = {
+    "exact.F16.-14": [[6, 2], [32769, 32767]],
+    "exact.F16.-2": [[0, 8], [32769, 32767]],
+    "exact.F16.-24": [[0, 2, 2, 2, 1], [16390, 16382, 16382, 8191, 8191]],
+    "exact.F16.-3": [[0], [65536]],
+    "exact.F16.0": [[1, 2], [32769, 32767]],
+    "exact.F16.1": [[1], [65536]],
+    "exact.F16.13": [[0, 2], [32769, 32767]],
+    "exact.F16.4": [[3], [65536]],
+    "exact.F16.5": [[5], [65536]],
+    "exact.F16.7": [[5], [65536]],
+    "exact.F16.8": [[7], [65536]],
+    "exact.scale": [[0, 18, 6, 6, 20, 1, 4, 9, 5], [6552, 6552, 6552, 6552, 6552, 6552, 6552, 13120, 6552]],
+}
 
 
 def test_a_reference_is_needed():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from skillpack.codecs import Sparse
+from skillpack.codecs.entropy import Tables
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
 from skillpack.errors import DamagedSkillError
@@ -107,6 +108,23 @@ def test_however_fine_the_step_fp32_precision_is_reached_and_nothing_overflows(s
     back, parts, _ = there_and_back(delta, step, stochastic=stochastic)
     assert np.abs(back - delta).max() <= np.abs(delta).max() * 2.0**-22
     assert coded_size(parts) < delta.nbytes
+
+
+def test_skills_packed_before_can_be_read():
+    """If this fails, the contexts or their order changed: the codec needs a new name."""
+    parts = FROZEN_PARAMETERS, [bytes.fromhex(chunk) for chunk in FROZEN_CHUNKS], Tables.from_json(FROZEN_TABLES)
+    assert decoded(Sparse(), parts, ("F32", (4, 4))).tolist() == FROZEN_VALUES
+
+
+FROZEN_PARAMETERS = {"step": 0.5}
+FROZEN_CHUNKS = ["32773f35", "3f2453f2f5170000"]
+FROZEN_TABLES = {
+    "sparse.1": [[0, 2], [49153, 16383]],
+    "sparse.13": [[2, 2, 3, 55], [16387, 16383, 16383, 16383]],
+    "sparse.20": [[20, 4, 4, 91], [16387, 16383, 16383, 16383]],
+    "sparse.rows": [[0, 2, 24, 10], [16387, 16383, 16383, 16383]],
+}
+FROZEN_VALUES = [[0.0, 0.0, 0.0, 0.0], [1.0, -2.0, 30.0, 0.5], [0.0, 0.0, 0.0, 0.5], [-400.0, 5.0, 6.0, 7.0]]
 
 
 @pytest.mark.parametrize("stochastic", [True, False])

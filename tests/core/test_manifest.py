@@ -109,7 +109,7 @@ TEXTS = {
 
 
 def is_text(path):
-    return path[-1] in TEXTS or path[:1] == ("gone",) and len(path) == 3
+    return path[-1] in TEXTS or (path[:1] == ("gone",) and len(path) == 3)
 
 
 @pytest.mark.parametrize("path", [path for path in CHECKED if path and is_text(path)], ids=str)

@@ -1,18 +1,18 @@
 """The model card: a header that the Hub reads, and nothing about this machine."""
 
 import getpass
-import os
 import shutil
 import socket
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import yaml
-from tests.packing.models import base_values, tuned_values, write
 
 import skillpack
 from skillpack.checkpoint import open_checkpoint
 from skillpack.model_card import base_license, base_name
+from tests.packing.models import base_values, tuned_values, write
 
 BASE = base_values(width=32, blocks=1, vocabulary=40)
 
@@ -62,7 +62,7 @@ def test_it_holds_nothing_of_this_machine(models, tmp_path, monkeypatch):
             str(tmp_path),
             tmp_path.name,
             "..",
-            os.path.expanduser("~") + "/",
+            f"{Path.home()}/",
             getpass.getuser() + "@",
             socket.gethostname(),
         ):
@@ -105,10 +105,10 @@ def test_the_license_is_the_bases(models, tmp_path, text, expected):
     assert header(card)["license"] == expected
 
 
-@pytest.mark.parametrize("license", ["no", "1.0", "mit\nbase_model: other", "a: b", "# none"])
-def test_a_license_is_text_whatever_it_says(models, tmp_path, license):
-    card, _ = card_of(models, tmp_path, license=license)
-    assert header(card)["license"] == license
+@pytest.mark.parametrize("text", ["no", "1.0", "mit\nbase_model: other", "a: b", "# none"])
+def test_a_license_is_text_whatever_it_says(models, tmp_path, text):
+    card, _ = card_of(models, tmp_path, license=text)
+    assert header(card)["license"] == text
     assert header(card)["base_model"] == "some-base"
 
 

@@ -9,6 +9,15 @@ import tempfile
 import numpy as np
 import pytest
 from safetensors import safe_open
+
+from skillpack import pack
+from skillpack.checkpoint import open_checkpoint
+from skillpack.companions import apply
+from skillpack.errors import CheckpointError, NotFiniteError, StoreError, UsageError
+from skillpack.library import list_skills, show
+from skillpack.packing import payload
+from skillpack.tensors import Tensor
+from skillpack_store import Repository
 from tests.packing.models import (
     EMBED,
     HEAD,
@@ -25,15 +34,6 @@ from tests.packing.models import (
     tuned_values,
     write,
 )
-
-from skillpack import pack
-from skillpack.checkpoint import open_checkpoint
-from skillpack.companions import apply
-from skillpack.errors import CheckpointError, NotFiniteError, StoreError, UsageError
-from skillpack.library import list_skills, show
-from skillpack.packing import payload
-from skillpack.tensors import Tensor
-from skillpack_store import Repository
 
 BASE = base_values()
 TUNED = tuned_values(BASE)

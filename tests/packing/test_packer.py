@@ -1,16 +1,17 @@
 """From a delta to coded streams: goals are met, nothing is lost, and numbers are not made up."""
 
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
-from tests.packing.models import EMBED, base_values, drift, normal, stored, tensor, tuned_values, write
 
 from skillpack.checkpoint import open_checkpoint
 from skillpack.delta import find_delta
 from skillpack.errors import NotFiniteError, UsageError
 from skillpack.packing.packer import DEFAULT_QUALITY, Goal, Packer
 from skillpack.tensors import Tensor
+from tests.packing.models import EMBED, base_values, drift, normal, stored, tensor, tuned_values, write
 
 
 @pytest.fixture
@@ -102,11 +103,12 @@ def test_every_size_just_above_the_smallest_is_met_or_refused(packed):
     with pytest.raises(UsageError, match="not possible") as caught:
         packed(BASE, TUNED, size=10)
     least = int(caught.value.message.split(":")[1].split()[0].replace(",", ""))
-    for size in (least - 3, least + 1, least + 25, least + 110):
-        try:
+    # Estimates leave out the padding of streams, so that a little above the least a refusal is right as well.
+    for size in (least - 3, least + 1, least + 25):
+        with suppress(UsageError):
             assert packed(BASE, TUNED, size=size).size <= size
-        except UsageError as error:
-            assert size < least + 100, error
+    for size in (least + 110, least + 111):
+        assert packed(BASE, TUNED, size=size).size <= size
     assert packed(BASE, TUNED, size=least + 200).size > least - 100
 
 

@@ -69,7 +69,7 @@ def test_layers_are_read_in_pieces(monkeypatch):
     data = bytes(range(100))
     made.add("a", data)
     (layer,) = made.layers()
-    header, *pieces = layer
+    _, *pieces = layer
     assert max(map(len, pieces)) == 7
     assert hashlib.sha256(b"".join(pieces)).digest() == hashlib.sha256(data).digest()
     made.close()
