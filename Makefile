@@ -31,7 +31,7 @@ bench: $(VENV)/.test ## measure every figure of the README (about an hour) and w
 	$(BIN)/python -m benchmarks.tables
 
 docs: $(VENV)/.test ## write the pages that are generated
-	$(BIN)/python -m skillpack.cli.docs docs/cli.md
+	$(BIN)/python -m skillpack.cli.docs > docs/cli.md
 	$(BIN)/python -m benchmarks.tables
 
 clean: ## remove the virtual environment and everything generated

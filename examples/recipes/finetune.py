@@ -28,6 +28,9 @@ WARM_UP = 10
 IGNORED = -100
 """Label of the tokens that carry no loss, the value that torch's cross entropy skips."""
 
+REVIEW_TOKENS = 96
+"""Reviews are cut to this many tokens."""
+
 _LANGUAGES = {"spanish-numbers": "es", "french-numbers": "fr"}
 
 
@@ -53,7 +56,7 @@ class Recipe:
 SPANISH_NUMBERS = Recipe("spanish-numbers", steps=200, batch=16)
 SPANISH_NUMBERS_SHORT = Recipe("spanish-numbers", steps=30, batch=8)
 FRENCH_NUMBERS_SHORT = Recipe("french-numbers", steps=15, batch=8)
-DRUG_REVIEWS = Recipe("drug-reviews", steps=105, batch=16, learning_rate=5e-5)
+DRUG_REVIEWS = Recipe("drug-reviews", steps=150, batch=8, learning_rate=3e-4)
 
 
 def fine_tune(recipe: Recipe, progress: Progress | None = None) -> Path:
@@ -103,7 +106,8 @@ def _train_classifier(recipe: Recipe, target: Path, progress: Progress) -> None:
 
     def loss(step: int) -> torch.Tensor:
         batch = [reviews[index] for index in order[step]]
-        encoded = tokenizer([r.text for r in batch], padding=True, truncation=True, max_length=128, return_tensors="pt")
+        texts = [review.text for review in batch]
+        encoded = tokenizer(texts, padding=True, truncation=True, max_length=REVIEW_TOKENS, return_tensors="pt")
         return model(**encoded, labels=torch.tensor([r.label for r in batch])).loss
 
     _optimise(model, loss, recipe, progress)

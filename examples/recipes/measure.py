@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from recipes.finetune import IGNORED, answer_logits, encode_chat
+from recipes.finetune import IGNORED, REVIEW_TOKENS, answer_logits, encode_chat
 from recipes.models import minilm, smollm2
 from recipes.tasks import HELD_OUT_NUMBERS, Exchange, drug_reviews, spanish_numbers_held_out
 
@@ -167,7 +167,7 @@ def predicted_labels(folder: Path) -> list[int]:
     labels: list[int] = []
     for at in range(0, len(reviews), _BATCH):
         texts = [review.text for review in reviews[at : at + _BATCH]]
-        encoded = tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        encoded = tokenizer(texts, padding=True, truncation=True, max_length=REVIEW_TOKENS, return_tensors="pt")
         with torch.inference_mode():
             labels += model(**encoded).logits.argmax(-1).tolist()
     return labels
