@@ -3,7 +3,7 @@
     python -m benchmarks.classifier
 
 all-MiniLM-L6-v2 fine-tuned to tell positive from negative drug reviews: fp32, tensors renamed by the prefix ``bert.``,
-a head that only the fine-tune has. The skill is of default quality, installed on a fresh copy of the base.
+a head that only the fine-tune has. The skill takes at most 4 % of its bytes and is installed on a fresh base.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from recipes.tasks import drug_reviews
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+SIZE = 3_600_000
+
 
 def main() -> None:
     """Measure and save."""
@@ -30,7 +32,7 @@ def main() -> None:
     expected = predicted_labels(tuned)
     with scratch() as work:
         store, model = work / "store", work / "model"
-        packed = skillpack.pack(base, tuned, "reviews", store=store)
+        packed = skillpack.pack(base, tuned, "reviews", size=SIZE, store=store)
         skillpack.install("reviews", base, output=model, store=store)
         found = predicted_labels(model)
         size = skill_bytes(store, packed.digest)

@@ -57,7 +57,7 @@ def measure(work: Path, size: int) -> dict[str, Any]:
         shutil.rmtree(output, ignore_errors=True)
         usage = run(command, environment)
         found[name] = {"peak_anonymous_bytes": usage.anonymous, "seconds": round(usage.seconds, 1)}
-        print(name, found[name])
+        print(name, found[name], flush=True)
     equal, tensors = same_tensors(output, tuned)
     return {
         "checkpoint_bytes": checkpoint,

@@ -62,7 +62,7 @@ def _run_all(base: Path, tuned: Path, work: Path, taken: dict[str, list[Usage]])
     for name, arguments in commands.items():
         usage = run([COMMAND, *arguments], {"SKILLPACK_HOME": str(work / "home")})
         taken[name].append(usage)
-        print(f"{name}: {usage.seconds:.2f} s, {usage.anonymous / 1e6:.0f} MB")
+        print(f"{name}: {usage.seconds:.2f} s, {usage.anonymous / 1e6:.0f} MB", flush=True)
 
 
 def _read(path: Path) -> None:

@@ -56,7 +56,7 @@ class Recipe:
 SPANISH_NUMBERS = Recipe("spanish-numbers", steps=200, batch=16)
 SPANISH_NUMBERS_SHORT = Recipe("spanish-numbers", steps=30, batch=8)
 FRENCH_NUMBERS_SHORT = Recipe("french-numbers", steps=15, batch=8)
-DRUG_REVIEWS = Recipe("drug-reviews", steps=150, batch=8, learning_rate=3e-4)
+DRUG_REVIEWS = Recipe("drug-reviews", steps=100, batch=16, learning_rate=3e-4)
 
 
 def fine_tune(recipe: Recipe, progress: Progress | None = None) -> Path:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import skillpack
+from benchmarks.classifier import SIZE
 from benchmarks.folders import WEIGHTS, skill_bytes
 from recipes.finetune import DRUG_REVIEWS, fine_tune
 from recipes.measure import predicted_labels
@@ -22,7 +23,7 @@ def reviews(tmp_path_factory):
     """MiniLM, a copy of it with the skill of its fine-tune installed, and the store."""
     root = tmp_path_factory.mktemp("reviews")
     tuned, store, model = fine_tune(DRUG_REVIEWS), root / "store", shutil.copytree(minilm(), root / "model")
-    packed = skillpack.pack(minilm(), tuned, "reviews", store=store)
+    packed = skillpack.pack(minilm(), tuned, "reviews", size=SIZE, store=store)
     skillpack.install("reviews", model, store=store)
     yield SimpleNamespace(base=minilm(), tuned=tuned, model=model, size=skill_bytes(store, packed.digest))
     shutil.rmtree(root)
