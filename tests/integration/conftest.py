@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,10 +14,10 @@ from recipes.models import smollm2
 
 
 @pytest.fixture
-def room(tmp_path):
-    """A folder for models, which are too large to be kept after the test."""
-    yield tmp_path
-    shutil.rmtree(tmp_path)
+def room():
+    """A folder for models: too large to be kept after the test, or for memory, where `make test` puts other files."""
+    with tempfile.TemporaryDirectory(prefix="skillpack-test-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")
