@@ -115,7 +115,9 @@ class LowRank:
         outer = float(parameters["outer"])
         size = max(1, _BLOCK // shape[1])
         for first in range(0, shape[0], size):
-            delta[first : first + size] = (left[first : first + size] @ right.T) * outer
+            # A hostile scale may overflow to infinity, which harms nobody.
+            with np.errstate(over="ignore"):
+                delta[first : first + size] = (left[first : first + size] @ right.T) * outer
         return delta.reshape(layout.shape)
 
     def predicted_bits(self, analysis: Analysis, step: float) -> float:

@@ -19,7 +19,7 @@ from skillpack.installing.base_facts import find_facts
 from skillpack.installing.building import Build, write_build
 from skillpack.installing.changes import added, check_request, removed
 from skillpack.installing.checks import check_places, refuse_modified
-from skillpack.installing.journal import Journal, Kind, Move, commit, new_staging, recover, tidy
+from skillpack.installing.journal import Journal, Kind, Move, commit, new_staging, receipt_digest, recover, tidy
 from skillpack.installing.kept_skills import keep_skill
 from skillpack.installing.lock import locked
 from skillpack.installing.model_folder import find_folder, open_base, refuse_links
@@ -212,7 +212,7 @@ def _carry_out(prepared: _Prepared, progress: Progress) -> None:
     receipt = None if facts is None else make_receipt(base, facts, change, written)
     made = () if receipt is None else receipt.folders
     leave = () if base.receipt is None else tuple(path for path in base.receipt.folders if path not in made)
-    journal = Journal(staging.name, moves, leave, receipt is not None)
+    journal = Journal(staging.name, moves, leave, receipt is not None, receipt_digest(base.receipt))
     commit(folder, journal, None if receipt is None else receipt.dump())
 
 

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, NoReturn, cas
 from skillpack.errors import BusyFolderError, DamagedCheckpointError, SkillPackError, listing
 from skillpack.installing.kept_skills import prune_skills
 from skillpack.installing.receipt import safe_path
-from skillpack_store import canonical_json, disk, parse_json
+from skillpack_store import canonical_json, digest_of, disk, parse_digest, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from skillpack.installing.model_folder import ModelFolder
+    from skillpack.installing.receipt import Receipt
 
 Kind = Literal["base", "ours", "none"]
 """What has a name in the model folder: the base's own file, one that an install wrote, or nothing."""
@@ -62,18 +63,20 @@ class Journal:
         moves: what happens to the files.
         leave: folders to remove if they are empty in the end.
         receipt: whether something is installed afterwards.
+        previous: digest of the receipt from which the change was computed; empty if there was none.
     """
 
     staging: str
     moves: tuple[Move, ...]
     leave: tuple[str, ...]
     receipt: bool
+    previous: str
 
     def dump(self) -> bytes:
         """Canonical JSON."""
         moves = [list(move) for move in self.moves]
         document = {"format": _FORMAT, "staging": self.staging, "moves": moves, "leave": list(self.leave)}
-        return canonical_json({**document, "receipt": self.receipt})
+        return canonical_json({**document, "receipt": self.receipt, "previous": self.previous})
 
     @classmethod
     def load(cls, data: bytes, path: Path) -> Journal:
@@ -96,7 +99,8 @@ class Journal:
             raise ValueError("unknown format")
         moves = tuple(_move(*item) for item in document["moves"])
         leave = tuple(safe_path(folder) for folder in document["leave"])
-        return cls(_plain(document["staging"]), moves, leave, document["receipt"])
+        previous = document["previous"] and parse_digest(document["previous"])
+        return cls(_plain(document["staging"]), moves, leave, document["receipt"], previous)
 
 
 def new_staging(folder: ModelFolder) -> Path:
@@ -136,6 +140,8 @@ def finish(folder: ModelFolder) -> None:
         OSError: a move failed; it can be tried again.
     """
     journal = Journal.load(folder.journal_path.read_bytes(), folder.journal_path)
+    if _is_stale(folder, journal):
+        _withdraw(folder, "another command changed the model while this one was preparing")
     moving = _Moving(folder, journal)
     if lost := moving.lost():
         _give_up(folder, lost, begun=moving.begun())
@@ -267,11 +273,30 @@ def _give_up(folder: ModelFolder, lost: list[str], *, begun: bool) -> NoReturn:
             hint=f"Copy them there from the base, and remove {folder.journal_path}.",
         )
     # Only where locks do not work can somebody have cleared the staging folder before anything was moved.
+    _withdraw(folder, "another command took away what this one had prepared")
+
+
+def _withdraw(folder: ModelFolder, reason: str) -> NoReturn:
     _discard(folder.journal_path)
     disk.sync_directory(folder.state)
-    raise BusyFolderError(
-        f"{folder.root}: another command took away what this one had prepared; nothing was changed", hint="Try again."
-    )
+    raise BusyFolderError(f"{folder.root}: {reason}; nothing was changed", hint="Try again.")
+
+
+def receipt_digest(receipt: Receipt | None) -> str:
+    """Digest of a receipt's content; empty if there is none."""
+    return "" if receipt is None else digest_of(receipt.dump())
+
+
+def _is_stale(folder: ModelFolder, journal: Journal) -> bool:
+    """Whether the model is no longer what the change was computed from, as can happen where locks do not work."""
+    found = receipt_digest(folder.receipt())
+    staged = folder.state / journal.staging / "receipt.json"
+    if found == journal.previous:
+        return False
+    if not journal.receipt:
+        return bool(found)
+    # After a crash the new receipt can be in both places.
+    return staged.exists() and digest_of(staged.read_bytes()) != found
 
 
 def _settle_receipt(folder: ModelFolder, journal: Journal) -> None:

@@ -17,7 +17,7 @@ def test_pack_stores_a_skill_and_says_what_is_next(models, run, home):
     assert last == "next: skillpack show math-tuned; skillpack install math-tuned MODEL_DIR"
     (skill,) = skillpack.list()
     assert (skill.name, skill.author, skill.message) == ("math-tuned", "Ada", "First try")
-    assert "license: mit" in skillpack.show("math-tuned").card
+    assert 'license: "mit"' in skillpack.show("math-tuned").card
 
 
 def test_an_exact_pack_says_so(models, run, run_json):
