@@ -115,7 +115,7 @@ def install(
 
 
 def remove(
-    skills: Sequence[str] | None,
+    skills: Sequence[str] | str | None,
     model_dir: str | Path,
     *,
     dry_run: bool = False,
@@ -124,7 +124,7 @@ def remove(
     """Take skills off a model; without any left, the folder is as it was before the first install.
 
     Args:
-        skills: names or digests (also the first digits, ``sha256:0123abcd``); None for all.
+        skills: one or several names or digests (also the first digits, ``sha256:0123abcd``); None for all.
         model_dir: the managed model folder.
         dry_run: check and compute everything, change nothing.
         progress: told about bytes checked and written.
@@ -136,7 +136,7 @@ def remove(
     """
     with _working(model_dir, dry_run=dry_run) as folder:
         receipt = folder.receipt()
-        change = removed(folder, receipt, skills)
+        change = removed(folder, receipt, [skills] if isinstance(skills, str) else skills)
         refuse_modified(folder, receipt)
         return _apply(folder, receipt, change, dry_run=dry_run, progress=progress)
 

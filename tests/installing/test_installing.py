@@ -27,7 +27,7 @@ def test_an_exact_skill_gives_the_fine_tune_and_its_removal_the_base(shelf, mode
     assert report.nbytes == sum((model / path).stat().st_size for path in report.written)
     assert status(model).skills == report.skills
     assert [record.label for record in report.skills] == ["math@1"]
-    report = remove(["math"], model)
+    report = remove("math", model)
     assert report.restored == (FIRST, SECOND, INDEX)
     assert whole(model) == before
 
