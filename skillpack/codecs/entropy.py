@@ -187,7 +187,7 @@ def _steps(context: str, values: Integers, tables: Tables) -> Iterator[tuple[Tok
     model = tables.model(context)
     if model is not None:
         yield tables[context].places(tokens), model
-    for width in np.unique(widths).tolist():
+    for width in np.flatnonzero(np.bincount(widths)).tolist():
         bits = raw[widths == width]
         for shift, count in _pieces(width):
             yield ((bits >> shift) & ((1 << count) - 1)).astype(np.int32), _uniform(count)
@@ -221,7 +221,7 @@ class ChunkReader:
         tokens = table.tokens[places]
         widths = raw_widths(tokens)
         raw = np.zeros(widths.size, np.int64)
-        for width in np.unique(widths).tolist():
+        for width in np.flatnonzero(np.bincount(widths)).tolist():
             chosen = widths == width
             for shift, bits in _pieces(width):
                 raw[chosen] |= self._decode(_uniform(bits), int(chosen.sum())).astype(np.int64) << shift

@@ -103,9 +103,12 @@ def _ordered(bits: npt.NDArray[Any]) -> Integers:
 
     Differences of 16-bit patterns fit into int32.
     """
-    values: Integers = bits.astype(_place_type(bits.dtype.itemsize))
-    sign = 1 << (bits.dtype.itemsize * 8 - 1)
-    np.subtract(sign - 1, values, out=values, where=values >= sign)
+    width = 8 * bits.dtype.itemsize
+    values: Integers = bits.view(f"i{bits.dtype.itemsize}").astype(_place_type(bits.dtype.itemsize))
+    # All ones where the sign is set: the magnitude's complement is -1 - magnitude. Branches would cost five times that.
+    negative = values >> (width - 1)
+    values &= (1 << (width - 1)) - 1
+    values ^= negative
     return values
 
 
@@ -115,8 +118,10 @@ def _place_type(itemsize: int) -> type[np.signedinteger[Any]]:
 
 def _unordered(places: Integers, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Inverse of `_ordered`; changes `places`."""
-    sign = 1 << (dtype.itemsize * 8 - 1)
-    np.subtract(sign - 1, places, out=places, where=places < 0)
+    negative = places >> (8 * places.itemsize - 1)
+    places ^= negative
+    negative &= 1 << (8 * dtype.itemsize - 1)
+    places |= negative
     return places.astype(dtype)
 
 

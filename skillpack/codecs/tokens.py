@@ -41,47 +41,55 @@ def to_tokens(values: Integers) -> tuple[Tokens, npt.NDArray[np.int64], npt.NDAr
     >>> tokens.tolist(), raw.tolist(), widths.tolist()
     ([0, 5, 72], [4], [3])
     """
-    # Unsigned, since the most negative number has no positive twin.
-    magnitudes = np.abs(values).view(f"u{values.itemsize}")
-    largest = int(magnitudes.max(initial=0))
+    largest = max(int(values.max(initial=0)), -int(values.min(initial=0)))
+    tokens = _with_sign(values.astype(np.int32))
     if largest < _DIRECT:
-        return _with_sign(magnitudes, values), np.empty(0, np.int64), np.empty(0, np.uint8)
+        return tokens, np.empty(0, np.int64), np.empty(0, np.uint8)
     if largest >> MAX_BITS:
         raise OverflowError(f"cannot code {largest}")
-    large = magnitudes >= _DIRECT
-    heads = magnitudes[large].astype(np.int64)
+    large = np.flatnonzero((values >= _DIRECT) | (values <= -_DIRECT))
+    chosen = values[large].astype(np.int64)
+    heads = np.abs(chosen)
     # frexp gives 0.5 <= fraction < 1, so its exponent is the bit length; exact for integers below 2**53.
     lengths = np.frexp(heads.astype(np.float64))[1].astype(np.int64)
     widths = lengths - 1 - _KEPT
-    steps = magnitudes.astype(np.int64)
-    steps[large] = _DIRECT + ((lengths - _DIRECT_BITS) << _KEPT) + ((heads >> widths) & (2**_KEPT - 1))
-    return _with_sign(steps, values), heads & ((np.int64(1) << widths) - 1), widths.astype(np.uint8)
+    steps = _DIRECT + ((lengths - _DIRECT_BITS) << _KEPT) + ((heads >> widths) & (2**_KEPT - 1))
+    tokens[large] = 2 * steps - (chosen < 0)
+    return tokens, heads & ((np.int64(1) << widths) - 1), widths.astype(np.uint8)
 
 
 def raw_widths(tokens: Tokens) -> npt.NDArray[np.uint8]:
     """How many raw bits belong to each token that has any, in their order."""
-    steps = (tokens + 1) >> 1
-    large = steps[steps >= _DIRECT]
-    return (((large - _DIRECT) >> _KEPT) + _DIRECT_BITS - 1 - _KEPT).astype(np.uint8)
+    return _WIDTHS[tokens[tokens >= _FIRST_LARGE]]
 
 
 def from_tokens(tokens: Tokens, raw: npt.NDArray[np.int64]) -> Integers:
     """Inverse of `to_tokens`; `raw` holds the raw bits of the tokens that have any. int32 where that is enough."""
-    steps: Integers = (tokens + 1) >> 1
-    if raw.size:
-        large = steps >= _DIRECT
-        buckets = steps[large].astype(np.int64) - _DIRECT
-        widths = (buckets >> _KEPT) + _DIRECT_BITS - 1 - _KEPT
-        if int(widths.max()) + 1 + _KEPT > 31:
-            steps = steps.astype(np.int64)
-        steps[large] = (((buckets & (2**_KEPT - 1)) + 2**_KEPT) << widths) + raw
-    np.negative(steps, out=steps, where=(tokens & 1).astype(bool))
-    return steps
+    if not raw.size:
+        return _LEAST[: _FIRST_LARGE + 1].astype(np.int32)[tokens]
+    large = np.flatnonzero(tokens >= _FIRST_LARGE)
+    wide = int(_WIDTHS[tokens[large]].max()) + 1 + _KEPT > 31
+    least: Integers = _LEAST if wide else _LEAST.astype(np.int32)
+    values = least[tokens]
+    values[large] += np.where(tokens[large] & 1, -raw, raw).astype(values.dtype)
+    return values
 
 
-def _with_sign(steps: npt.NDArray[Any], values: Integers) -> Tokens:
+def _with_sign(values: Tokens) -> Tokens:
     """0, -1, 1, -2, 2 … become 0, 1, 2, 3, 4 …."""
-    tokens = steps.astype(np.int32)
-    tokens <<= 1
-    tokens -= values < 0
-    return tokens
+    return (values << 1) ^ (values >> 31)
+
+
+def _token_tables() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """For each token the value of least magnitude that it stands for, and its number of raw bits."""
+    tokens = np.arange(ALPHABET)
+    steps = (tokens + 1) >> 1
+    buckets = np.maximum(steps - _DIRECT, 0)
+    large = steps >= _DIRECT
+    widths = np.where(large, (buckets >> _KEPT) + _DIRECT_BITS - 1 - _KEPT, 0)
+    least = np.where(large, ((buckets & (2**_KEPT - 1)) + 2**_KEPT) << widths, steps)
+    return np.where(tokens & 1, -least, least), widths.astype(np.uint8)
+
+
+_FIRST_LARGE: Final = 2 * _DIRECT - 1
+_LEAST, _WIDTHS = _token_tables()

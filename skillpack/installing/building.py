@@ -1,6 +1,6 @@
 """Writing the files of an installed model: tensors are computed side by side and written in order.
 
-What is in memory at one time is bounded: small tensors share a budget, and one that exceeds it is computed alone.
+What is in memory at one time is bounded: small tensors share a budget, and one that exceeds it waits for its turn.
 Every file is hashed while it is written and synced before its record is returned.
 """
 
@@ -11,6 +11,7 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from skillpack.errors import DamagedSkillError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from skillpack.tensors import Tensor
 
 _BUDGET: Final = 128 << 20
-"""Bytes of tensors that are computed ahead of the one that is being written."""
+"""Bytes of tensors that are computed ahead of the next one to be written."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _in_order(items: Sequence[Planned], base: Checkpoint) -> Iterator[Tensor]:
     with ThreadPoolExecutor(workers()) as pool:
         try:
             while waiting or running:
-                while waiting and (not running or sum(cost for _, cost in running) + _cost(waiting[0]) <= _BUDGET):
+                while waiting and (not running or _ahead(running) + _cost(waiting[0]) <= _BUDGET):
                     item = waiting.popleft()
                     running.append((pool.submit(_tensor, item, base), _cost(item)))
                 future, _ = running.popleft()
@@ -145,6 +146,10 @@ def _in_order(items: Sequence[Planned], base: Checkpoint) -> Iterator[Tensor]:
         finally:
             for future, _ in running:
                 future.cancel()
+
+
+def _ahead(running: Iterable[tuple[Future[Tensor], int]]) -> int:
+    return sum(cost for _, cost in islice(running, 1, None))
 
 
 def workers() -> int:
