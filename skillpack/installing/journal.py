@@ -213,6 +213,7 @@ class _Moving:
         self.root = folder.root
         self.kept = folder.kept
         self.staged = folder.state / journal.staging / "files"
+        self.closed = folder.state / journal.staging / "closed"
         self.moves = journal.moves
 
     def lost(self) -> list[str]:
@@ -243,9 +244,13 @@ class _Moving:
         _sync_all(self.kept)
 
     def close(self, entries: Iterable[Move]) -> None:
+        """Take away the files that lead to the weights."""
         for move in entries:
-            if self.pending(move) and move.before != "none":
-                _discard(self.root / move.path)
+            path = self.root / move.path
+            there = _identity(path)
+            # In this order: what was there before the new file was seen waiting is the old one.
+            if there is not None and self.pending(move):
+                _take_away(path, there, self.closed / move.path)
         self.sync()
 
     def settle(self, moves: Iterable[Move]) -> None:
@@ -306,6 +311,24 @@ def _settle_receipt(folder: ModelFolder, journal: Journal) -> None:
     elif staged.exists():
         _rename(staged, folder.receipt_path)
     disk.sync_directory(folder.state)
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from one that takes its place; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _take_away(path: Path, expected: tuple[int, int, int], aside: Path) -> None:
+    """Remove a file, but not one that has taken its place meanwhile, as can happen where locks do not work."""
+    disk.make_directory(aside.parent)
+    with contextlib.suppress(FileNotFoundError):
+        disk.rename(path, aside)
+        if _identity(aside) != expected:
+            _link(aside, path)
 
 
 def _link(source: Path, target: Path) -> None:

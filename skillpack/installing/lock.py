@@ -1,9 +1,10 @@
 """One command at a time on a model folder.
 
-The lock is an advisory `flock` on a file that holds the process id of its owner; the kernel drops it when the owner
-dies, so that a killed command blocks nobody. Where `flock` does not work or succeeds for everybody (some network file
-systems), two commands can get this far together. The model survives that: the journal is created exclusively, so that
-only one of the two commits, and an original is put aside with a hard link, which cannot take another file's place.
+The lock is an advisory `flock` on a file that names its owner; the kernel drops it when the owner dies, so that a
+killed command blocks nobody. Where `flock` does not work or succeeds for everybody (some network file systems), that
+name still keeps out the commands of the same machine while the owner lives. Commands of two machines can then get this
+far together; but the journal is created exclusively, so that only one of them commits, and an original is put aside
+with a hard link, which cannot take another file's place.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skillpack.errors import BusyFolderError
@@ -19,11 +22,13 @@ from skillpack_store import disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from skillpack.installing.model_folder import ModelFolder
 
-_TRIES = 20
+_TRIES = 40
+_PAUSE = 0.05
+_NAMELESS = 0.1
+"""Seconds for which a lock file without a name is taken for that of a command that is just starting."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 
 
@@ -51,10 +56,7 @@ def locked(folder: ModelFolder) -> Iterator[None]:
 
 def owner(folder: ModelFolder) -> str:
     """How to call the process that holds or last held the lock, for messages."""
-    try:
-        pid = (folder.state / "folder.lock").read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        pid = ""
+    pid = _read(folder.state / "folder.lock").partition(" ")[0]
     return f"process {pid}" if pid.isdigit() else "another process"
 
 
@@ -71,7 +73,7 @@ def _acquire(folder: ModelFolder, path: Path) -> int:
             continue
         if _flock(fd) and _is_same(fd, path):
             try:
-                disk.write(fd, f"{os.getpid()}\n".encode())
+                disk.write(fd, f"{_name(os.getpid())}\n".encode())
             except OSError:
                 _release(fd, path)
                 raise
@@ -94,12 +96,45 @@ def _discard_stale(folder: ModelFolder, path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        if not _flock(fd):
+        name = _read(path)
+        if not _flock(fd) or _is_another(name):
             raise _busy(folder)
-        if _is_same(fd, path):
+        if not name and time.time() - os.fstat(fd).st_mtime < _NAMELESS:
+            time.sleep(_PAUSE)
+        elif _is_same(fd, path):
             disk.unlink(path)
     finally:
         os.close(fd)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _name(pid: int) -> str:
+    """What tells a process from all others: its id, when it started, and its machine; empty if it does not live."""
+    try:
+        # The second field may hold spaces and brackets; the state is the third and the start time the 22nd.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        state, started = fields[0], fields[19]
+    except (OSError, IndexError):
+        state, started = "?", "?"
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return ""
+        except OSError:
+            pass
+    return "" if state in "ZX" else f"{pid} {started} {os.uname().nodename}"
+
+
+def _is_another(name: str) -> bool:
+    """Whether a name is that of a living process of this machine, this one excepted."""
+    pid = name.partition(" ")[0]
+    return pid.isdigit() and int(pid) != os.getpid() and name == _name(int(pid))
 
 
 def _flock(fd: int) -> bool:

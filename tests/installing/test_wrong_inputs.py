@@ -484,3 +484,21 @@ def test_a_skill_whose_content_contradicts_its_manifest(shelf, model, refused, m
     with pytest.raises((DamagedSkillError, AttributeError)):
         install([skill], model)
     assert whole(model) == whole(shelf.base)
+
+
+def test_the_lock_of_a_living_process_holds_without_flock(shelf, model, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda fd, how: None)
+    script = (
+        "import sys\nfrom skillpack.installing.lock import _name\nimport os\nprint(_name(os.getpid()), flush=True)\n"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script + "sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    state = model / ".skillpack" / ".cache" / "huggingface"
+    state.mkdir(parents=True)
+    (state / "folder.lock").write_text(owner.stdout.readline())
+    with pytest.raises(BusyFolderError, match=f"process {owner.pid} is installing"):
+        install([shelf.skills["math"]], model)
+    owner.communicate()
+    install([shelf.skills["math"]], model)
+    assert not (state / "folder.lock").exists()
