@@ -81,13 +81,17 @@ class Table:
     Attributes:
         tokens: the tokens that occur, ascending, int32.
         frequencies: int64, positive, summing to 2**16.
+        values: the integers that the tokens stand for; None if some tokens have raw bits.
     """
 
     tokens: npt.NDArray[np.int32]
     frequencies: npt.NDArray[np.int64]
     _places: npt.NDArray[np.int32] = field(init=False, repr=False)
+    values: Integers | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        whole = not raw_widths(self.tokens).size
+        object.__setattr__(self, "values", from_tokens(self.tokens, np.empty(0, np.int64)) if whole else None)
         places = np.full(ALPHABET, -1, np.int32)
         places[self.tokens] = np.arange(len(self.tokens), dtype=np.int32)
         object.__setattr__(self, "_places", places)
@@ -218,6 +222,8 @@ class ChunkReader:
             return np.empty(0, np.int64)
         table, model = self._tables[context], self._tables.model(context)
         places = np.zeros(count, np.int32) if model is None else self._decode(model, count)
+        if table.values is not None:
+            return table.values[places]
         tokens = table.tokens[places]
         widths = raw_widths(tokens)
         raw = np.zeros(widths.size, np.int64)
