@@ -18,8 +18,9 @@ from benchmarks.baselines.lora_extraction import LoraExtraction
 from benchmarks.folders import WEIGHTS, scratch, skill_bytes
 from benchmarks.intervals import bootstrap
 from recipes.finetune import SPANISH_NUMBERS, fine_tune
-from recipes.measure import SpanishNumbers
+from recipes.measure import HeldOut
 from recipes.models import smollm2
+from recipes.tasks import TASKS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,7 @@ RANKS = (16, 64)
 def main() -> None:
     """Measure and save."""
     base, tuned = smollm2(), fine_tune(SPANISH_NUMBERS)
-    measure = SpanishNumbers(base, tuned)
+    measure = HeldOut(base, tuned, TASKS[SPANISH_NUMBERS.task].held_out())
     with scratch() as work:
         ours = [_skill(measure, base, tuned, work, size) for size in (*SIZES, None)]
         loras = [
@@ -53,7 +54,7 @@ def main() -> None:
     )
 
 
-def _skill(measure: SpanishNumbers, base: Path, tuned: Path, work: Path, size: int | None) -> dict[str, Any]:
+def _skill(measure: HeldOut, base: Path, tuned: Path, work: Path, size: int | None) -> dict[str, Any]:
     store, model = work / "store", work / "model"
     packed = skillpack.pack(base, tuned, "spanish", size=size, store=store)
     skillpack.install("spanish", base, output=model, store=store)
@@ -67,7 +68,7 @@ def _skill(measure: SpanishNumbers, base: Path, tuned: Path, work: Path, size: i
     return found
 
 
-def _loras(measure: SpanishNumbers, extraction: LoraExtraction, work: Path) -> list[dict[str, Any]]:
+def _loras(measure: HeldOut, extraction: LoraExtraction, work: Path) -> list[dict[str, Any]]:
     adapters = {f"{size / 1e6:g} MB": extraction.save_within(size, work / "adapter") for size in SIZES}
     adapters |= {f"rank {rank}": rank for rank in RANKS}
     found = []
@@ -79,7 +80,7 @@ def _loras(measure: SpanishNumbers, extraction: LoraExtraction, work: Path) -> l
     return found
 
 
-def _measured(measure: SpanishNumbers, model: Any) -> dict[str, Any]:
+def _measured(measure: HeldOut, model: Any) -> dict[str, Any]:
     scores = measure.score(model)
     fidelity = measure.summary(scores)
     intervals = bootstrap(measure, scores)

@@ -19,13 +19,14 @@ from transformers.utils import logging
 
 import skillpack
 from recipes.finetune import Recipe, fine_tune
-from recipes.measure import SpanishNumbers, answers
+from recipes.measure import HeldOut, answers
 from recipes.models import smollm2
-from recipes.tasks import spanish_numbers_held_out
+from recipes.tasks import TASKS
 from skillpack.fingerprint import tensor_digests
 
 RECIPE = Recipe("spanish-numbers", steps=70, batch=8)
-PROMPTS = [exchange.prompt for exchange in spanish_numbers_held_out()[:3]] + ["What is the capital of France?"]
+HELD_OUT = TASKS[RECIPE.task].held_out()
+PROMPTS = [exchange.prompt for exchange in HELD_OUT[:3]] + ["What is the capital of France?"]
 
 console = Console(highlight=False)
 
@@ -61,7 +62,7 @@ def run(work: Path) -> bool:
     step("Install it", "skillpack install spanish ./model")
     skillpack.install("spanish", model, store=store)
     after = answers(model, PROMPTS)
-    measure = SpanishNumbers(base, tuned)
+    measure = HeldOut(base, tuned, HELD_OUT)
     fidelity = measure.compare(model)
     console.print(
         f"On {measure.tokens} held-out answer tokens: negative log-likelihood {measure.base_nll:.3f} (base), "

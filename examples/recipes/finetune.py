@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from recipes.models import minilm, smollm2
-from recipes.tasks import Exchange, drug_reviews, numbers
+from recipes.tasks import TASKS, Exchange, drug_reviews
 from recipes.wheels import cache_dir
 
 if TYPE_CHECKING:
@@ -29,34 +29,48 @@ IGNORED = -100
 """Label of the tokens that carry no loss, the value that torch's cross entropy skips."""
 
 REVIEW_TOKENS = 96
-"""Reviews are cut to this many tokens."""
+"""The classifier reads this many tokens of a review."""
 
-_LANGUAGES = {"spanish-numbers": "es", "french-numbers": "fr"}
+CLASSIFIER = "drug-reviews"
+"""The one task of the encoder; all others are in ``TASKS`` and belong to the language model."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the weights of a fine-tune; equal recipes share one cached folder."""
+    """What decides the weights of a fine-tune; equal recipes share one cached folder.
+
+    Attributes:
+        task: a name in ``TASKS``, or ``CLASSIFIER``.
+        steps: of the optimiser.
+        batch: examples per step.
+        learning_rate: of AdamW, once it is warm.
+        seed: of the draw of the examples and of new weights.
+        schedule: ``"linear"``, down to zero at the last step, or ``"constant"``.
+    """
 
     task: str
     steps: int
     batch: int
     learning_rate: float = 1e-4
     seed: int = 0
+    schedule: str = "linear"
 
     @property
     def folder(self) -> Path:
         """Where the fine-tune is cached."""
-        key = hashlib.sha256(json.dumps({**asdict(self), "schedule": "linear"}, sort_keys=True).encode()).hexdigest()[
-            :10
-        ]
-        return cache_dir() / "tuned" / f"{self.task}-{self.steps}-{key}"
+        key = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return cache_dir() / "tuned" / f"{self.task}-{self.steps}-{key[:10]}"
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rate at a step, counted from 0: ten steps up, then as the schedule has it."""
+        left = (self.steps - step) / (self.steps - WARM_UP)
+        return min((step + 1) / WARM_UP, left if self.schedule == "linear" else 1.0)
 
 
 SPANISH_NUMBERS = Recipe("spanish-numbers", steps=200, batch=16)
 SPANISH_NUMBERS_SHORT = Recipe("spanish-numbers", steps=30, batch=8)
 FRENCH_NUMBERS_SHORT = Recipe("french-numbers", steps=15, batch=8)
-DRUG_REVIEWS = Recipe("drug-reviews", steps=100, batch=16, learning_rate=3e-4)
+DRUG_REVIEWS = Recipe(CLASSIFIER, steps=100, batch=16, learning_rate=3e-4)
 
 
 def fine_tune(recipe: Recipe, progress: Progress | None = None) -> Path:
@@ -69,7 +83,7 @@ def fine_tune(recipe: Recipe, progress: Progress | None = None) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             with tempfile.TemporaryDirectory(dir=folder.parent) as work:
-                train = _train_classifier if recipe.task == "drug-reviews" else _train_chat
+                train = _train_classifier if recipe.task == CLASSIFIER else _train_chat
                 train(recipe, Path(work) / "model", progress or (lambda *_: None))
                 (Path(work) / "model").rename(folder)
     return folder
@@ -82,7 +96,7 @@ def _train_chat(recipe: Recipe, target: Path, progress: Progress) -> None:
     torch.manual_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(smollm2())
     model = AutoModelForCausalLM.from_pretrained(smollm2(), dtype=torch.float32)
-    examples = numbers(_LANGUAGES[recipe.task], recipe.steps * recipe.batch, recipe.seed)
+    examples = TASKS[recipe.task].train(recipe.steps * recipe.batch, recipe.seed)
     batches = list(_chunks(examples, recipe.batch))
 
     def loss(step: int) -> torch.Tensor:
@@ -116,13 +130,11 @@ def _train_classifier(recipe: Recipe, target: Path, progress: Progress) -> None:
 
 
 def _optimise(model: torch.nn.Module, loss: Callable[[int], torch.Tensor], recipe: Recipe, progress: Progress) -> None:
-    """AdamW; the rate warms up over ten steps and falls linearly to zero; gradients are clipped at norm 1."""
+    """AdamW without weight decay; gradients are clipped at norm 1."""
     import torch
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / WARM_UP, (recipe.steps - step) / (recipe.steps - WARM_UP))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, recipe.rate)
     model.train()
     for step in range(recipe.steps):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -157,16 +169,21 @@ def encode_chat(tokenizer: Any, exchanges: Sequence[Exchange]) -> dict[str, torc
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def answer_logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits (answer tokens, vocabulary) that predict the labelled tokens; the others are never projected."""
+def answer_states(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Last hidden states (answer tokens, width), from which the head predicts the labelled tokens."""
     hidden = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    return model.lm_head(hidden[:, :-1][batch["labels"][:, 1:] != IGNORED])
+    return hidden[:, :-1][batch["labels"][:, 1:] != IGNORED]
+
+
+def answer_labels(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The labelled tokens, int64 of shape (answer tokens,)."""
+    labels = batch["labels"][:, 1:]
+    return labels[labels != IGNORED]
 
 
 def answer_loss(model: Any, batch: dict[str, torch.Tensor], criterion: Callable[..., torch.Tensor]) -> torch.Tensor:
-    """``criterion(logits, labels)`` over the answer tokens of ``batch``."""
-    labels = batch["labels"][:, 1:]
-    return criterion(answer_logits(model, batch).float(), labels[labels != IGNORED])
+    """``criterion(logits, labels)`` over the answer tokens of ``batch``; only these are projected."""
+    return criterion(model.lm_head(answer_states(model, batch)).float(), answer_labels(batch))
 
 
 def _chunks(items: Sequence[Exchange], size: int) -> Iterator[Sequence[Exchange]]:

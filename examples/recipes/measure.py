@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from recipes.finetune import IGNORED, REVIEW_TOKENS, answer_logits, encode_chat
+from recipes.finetune import IGNORED, REVIEW_TOKENS, answer_labels, answer_states, encode_chat
 from recipes.models import minilm, smollm2
-from recipes.tasks import HELD_OUT_NUMBERS, Exchange, drug_reviews, spanish_numbers_held_out
+from recipes.tasks import Exchange, drug_reviews
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 _BATCH = 30
+_PROJECTED = 1024
+"""Answer tokens whose 49,152 logits are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,26 @@ class Scores(NamedTuple):
     agrees: torch.Tensor
 
 
-class SpanishNumbers:
-    """Compares models with a fine-tune on held-out Spanish numbers, by default all 150.
+class HeldOut:
+    """Compares models with a fine-tune on exchanges that were held out of its training.
 
     Attributes:
-        answer: which held-out answer each token belongs to, int64 of shape (tokens,).
+        answer: which exchange each answer token belongs to, int64 of shape (tokens,).
         base: scores of the base.
         tuned: scores of the fine-tune itself.
     """
 
-    def __init__(self, base: Path, tuned: Path, count: int = HELD_OUT_NUMBERS) -> None:
+    def __init__(self, base: Path, tuned: Path, exchanges: Sequence[Exchange]) -> None:
         import torch
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(smollm2())
-        held_out = spanish_numbers_held_out()[:count]
-        self._batches = [encode_chat(tokenizer, held_out[at : at + _BATCH]) for at in range(0, len(held_out), _BATCH)]
+        self._batches = [encode_chat(tokenizer, exchanges[at : at + _BATCH]) for at in range(0, len(exchanges), _BATCH)]
         lengths = torch.cat([(batch["labels"] != IGNORED).sum(1) for batch in self._batches])
-        self.answer = torch.arange(len(held_out)).repeat_interleave(lengths)
+        self.answer = torch.arange(len(exchanges)).repeat_interleave(lengths)
         model = load(tuned)
-        self._tuned = [_log_probabilities(model, batch) for batch in self._batches]
+        self._tuned_states = [_states(model, batch) for batch in self._batches]
+        self._tuned_head = model.lm_head
         self.tuned = self.score(model)
         self.base = self.score(base)
 
@@ -96,7 +98,11 @@ class SpanishNumbers:
         import torch
 
         loaded = load(model) if isinstance(model, Path) else model
-        parts = [self._score_batch(loaded, *known) for known in zip(self._batches, self._tuned, strict=True)]
+        parts = []
+        for batch, tuned in zip(self._batches, self._tuned_states, strict=True):
+            columns = (_states(loaded, batch), tuned, answer_labels(batch))
+            pieces = zip(*(column.split(_PROJECTED) for column in columns), strict=True)
+            parts += [self._score(loaded.lm_head, *piece) for piece in pieces]
         return Scores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def summary(self, scores: Scores) -> Fidelity:
@@ -105,25 +111,24 @@ class SpanishNumbers:
         kept = (self.base_nll - nll) / (self.base_nll - self.tuned_nll)
         return Fidelity(nll, float(scores.kl.mean()), float(scores.agrees.float().mean()), kept)
 
-    @staticmethod
-    def _score_batch(model: Any, batch: dict[str, torch.Tensor], tuned: torch.Tensor) -> Scores:
+    def _score(self, head: Any, states: torch.Tensor, tuned_states: torch.Tensor, labels: torch.Tensor) -> Scores:
         import torch
 
-        found = _log_probabilities(model, batch)
-        labels = batch["labels"][:, 1:]
-        return Scores(
-            torch.nn.functional.nll_loss(found, labels[labels != IGNORED], reduction="none"),
-            (tuned.exp() * (tuned - found)).sum(-1),
-            found.argmax(-1) == tuned.argmax(-1),
-        )
+        with torch.inference_mode():
+            found = head(states).float().log_softmax(-1)
+            tuned = self._tuned_head(tuned_states).float().log_softmax(-1)
+            return Scores(
+                torch.nn.functional.nll_loss(found, labels, reduction="none"),
+                (tuned.exp() * (tuned - found)).sum(-1),
+                found.argmax(-1) == tuned.argmax(-1),
+            )
 
 
-def _log_probabilities(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Log-probabilities (answer tokens, vocabulary) of one batch."""
+def _states(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     import torch
 
     with torch.inference_mode():
-        return answer_logits(model, batch).float().log_softmax(-1)
+        return answer_states(model, batch)
 
 
 def load(folder: Path) -> Any:
@@ -134,8 +139,8 @@ def load(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def answers(folder: Path, prompts: Sequence[str]) -> list[str]:
-    """Greedy answers of a chat model, at most 32 tokens each."""
+def answers(folder: Path, prompts: Sequence[str], longest: int = 32) -> list[str]:
+    """Greedy answers of a chat model, at most ``longest`` tokens each."""
     import torch
     from transformers import AutoTokenizer
 
@@ -148,7 +153,7 @@ def answers(folder: Path, prompts: Sequence[str]) -> list[str]:
             tokens = model.generate(
                 encoded["input_ids"][:, :length],
                 attention_mask=encoded["attention_mask"][:, :length],
-                max_new_tokens=32,
+                max_new_tokens=longest,
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
             )

@@ -11,7 +11,8 @@ import pytest
 
 import skillpack
 from benchmarks.folders import WEIGHTS, same_tensors, skill_bytes
-from recipes.measure import SpanishNumbers
+from recipes.measure import HeldOut
+from recipes.tasks import TASKS
 
 pytestmark = [pytest.mark.real_model, pytest.mark.xdist_group("smollm2")]
 
@@ -22,7 +23,8 @@ def test_a_small_skill_keeps_the_gain_and_comes_off_without_a_trace(smol, room, 
     assert 0.97 * 4_000_000 <= skill_bytes(smol.store, digest) <= 4_000_000
 
     skillpack.install("spanish", model, store=smol.store)
-    found = SpanishNumbers(smol.base, smol.spanish, count=40).compare(model)
+    held_out = TASKS["spanish-numbers"].held_out()[:40]
+    found = HeldOut(smol.base, smol.spanish, held_out).compare(model)
     assert found.kept >= 0.99
     assert found.kl <= 0.01
 
