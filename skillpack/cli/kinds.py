@@ -8,8 +8,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from skillpack.codecs import LowRank
+from skillpack.codecs import LowRank, Tucker
 from skillpack.codecs.lowrank import rank
+from skillpack.codecs.tucker import ranks
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Kind:
         nbytes: their coded bytes, without side information in the manifest.
         elements: how many numbers were coded.
         codecs: names, sorted.
-        ranks: of low-rank parts; None where there is none.
+        ranks: of low-rank parts, and along each axis of Tucker parts; None where there are no such parts.
         errors: relative Frobenius error of the tensors' deltas; 0 if lossless.
     """
 
@@ -61,17 +62,17 @@ class Kind:
         """Sum up tensors.
 
         Raises:
-            DamagedSkillError: a low-rank part does not say its rank.
+            DamagedSkillError: a low-rank or Tucker part does not say its rank.
         """
         parts = [part for entry in entries for part in entry.parts]
-        ranks = [_rank(part, name) for part in parts if part.codec == LowRank.name]
+        found = [rank for part in parts for rank in _ranks(part, name)]
         return cls(
             name=name,
             tensors=len(entries),
             nbytes=sum(entry.nbytes for entry in entries),
             elements=sum(math.prod(entry.shape) for entry in entries if entry.same_as is None),
             codecs=tuple(sorted({part.codec for part in parts} | {"tied" for entry in entries if entry.same_as})),
-            ranks=Range(min(ranks), max(ranks)) if ranks else None,
+            ranks=Range(min(found), max(found)) if found else None,
             errors=Range(min(entry.error for entry in entries), max(entry.error for entry in entries)),
         )
 
@@ -102,6 +103,17 @@ def module_path(name: str) -> tuple[str, ...]:
     return (NORMS,) if parts and _NORM.search(parts[-1]) else tuple(parts)
 
 
+def kind_names(tensors: Iterable[str]) -> dict[str, str]:
+    """The kind of each tensor, named as by `by_kind`.
+
+    >>> kind_names(["layers.0.mlp.up.weight", "layers.1.mlp.up.weight", "layers.1.shared.up.weight"]).values()
+    dict_values(['mlp.up', 'mlp.up', 'shared.up'])
+    """
+    paths = {name: module_path(name) for name in tensors}
+    labels = _labels(set(paths.values()))
+    return {name: labels[path] for name, path in paths.items()}
+
+
 def _labels(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     """The shortest end of each path that no other path has."""
     paths = list(paths)
@@ -113,8 +125,10 @@ def _labels(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     return labels
 
 
-def _rank(part: Part, name: str) -> int:
+def _ranks(part: Part, name: str) -> tuple[int, ...]:
     try:
-        return rank(part.parameters)
+        if part.codec == Tucker.name:
+            return ranks(part.parameters) or (0,)
+        return (rank(part.parameters),) if part.codec == LowRank.name else ()
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DamagedSkillError(f"a low-rank part of {name} does not say its rank") from error
+        raise DamagedSkillError(f"a {part.codec} part of {name} does not say its rank") from error

@@ -10,11 +10,12 @@ from skillpack.codecs.lowrank import LowRank
 from skillpack.codecs.protocol import Codec
 from skillpack.codecs.raw import Raw
 from skillpack.codecs.sparse import Sparse
+from skillpack.codecs.tucker import Tucker
 from skillpack.errors import DamagedSkillError
 
-__all__ = ["Codec", "Exact", "LowRank", "Raw", "Sparse", "codec_named"]
+__all__ = ["Codec", "Exact", "LowRank", "Raw", "Sparse", "Tucker", "codec_named"]
 
-_OWN = {codec.name: codec for codec in (Exact(), LowRank(), Raw(), Sparse())}
+_OWN = {codec.name: codec for codec in (Exact(), LowRank(), Raw(), Sparse(), Tucker())}
 
 
 @cache

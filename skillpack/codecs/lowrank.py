@@ -35,6 +35,11 @@ _BLOCK: Final = 1 << 21
 _INNER_BITS: Final = 8
 _MAX_CLASS: Final = 80
 _EXACT_SUMS: Final = 2**53
+_GAIN_UNIT: Final = 128
+"""Gains are whole multiples of 1 / _GAIN_UNIT."""
+_GAIN_RANGE: Final = _GAIN_UNIT // 2
+"""Gains differ from 1 by at most this many units."""
+_GAIN: Final = "lowrank.gain"
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,13 @@ class LowRank:
             well below it are still worth their bits when rounding is unbiased.
         dead_zone: None for stochastic rounding. Otherwise magnitudes are rounded down where their fraction is less
             than this: least squared error per bit, but biased towards zero.
+        gains: factor of each column, units of 1 / 128 from 1 on, the strongest column first; columns beyond have none.
         name: the codec's name in a manifest; both ways of rounding decode alike.
     """
 
     keep: float = 0.3
     dead_zone: float | None = None
+    gains: tuple[int, ...] = ()
     name: str = "lowrank"
 
     def analyse(self, delta: Floats, finest: float) -> Analysis:
@@ -71,30 +78,63 @@ class LowRank:
     def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
         """See `LossyCodec`; distortion is the noise of all kept coefficients plus the energy left out."""
         shape = analysis["left"].shape[0], analysis["right"].shape[0]
-        values = analysis["values"].astype(np.float64)
-        step = max(step, _finest(values))
-        classes = _classes(values[values > self._threshold(shape, step)], step)
+        step, classes, parameters = self._columns(analysis, step)
         if not classes.size:
-            return Encoding({"columns": []}, lambda: iter(()), _energy(analysis["all_values"]))
-        top = int(classes[0])
-        outer = step * 2.0 ** (-top / 2) / 2**_INNER_BITS
-        gains = np.sqrt(values[: classes.size] / (outer * _inner(top - classes)))
-        parameters: Parameters = {"outer": outer, "top": top, "columns": _run_lengths(classes, top)}
+            return Encoding(parameters, lambda: iter(()), _energy(analysis["all_values"]))
+        gains = np.zeros(classes.size, np.int64)
+        gains[: len(self.gains)] = self.gains[: classes.size]
+        inner = _inner(parameters["top"] - classes) * (_GAIN_UNIT + gains if self.gains else 1)
+        if self.gains:
+            parameters["gains"] = True
 
         def chunks() -> Iterator[Chunk]:
-            rounded = self._rounding(seed)
             peaks = np.zeros((2, classes.size))
             groups: list[Group] = []
-            for side, factor in enumerate((analysis["left"], analysis["right"])):
-                for level, first, last in _runs(parameters):
-                    symbols = rounded(factor[:, first:last] * gains[first:last].astype(np.float32))
-                    peaks[side, first:last] = np.abs(symbols).max(axis=0)
-                    groups.append((_context(level, factor.shape[0]), symbols.T.reshape(-1)))
-            _check_exact(peaks, _inner(top - classes))
-            yield groups
+            for side, level, columns, symbols in self._symbols(analysis, parameters, seed):
+                peaks[side, columns] = np.abs(symbols).max(axis=0)
+                groups.append((_context(level, symbols.shape[0]), symbols.T.reshape(-1)))
+            _check_exact(peaks, inner)
+            yield [*groups, (_GAIN, gains)] if self.gains else groups
 
         noise_energy = sum(shape) * classes.size * step**2 / 6
         return Encoding(parameters, chunks, noise_energy + _energy(analysis["all_values"][classes.size :]))
+
+    def factors(self, analysis: Analysis, step: float, seed: Seed) -> tuple[Floats, Floats]:
+        """What a decoder multiplies, gains not included: the delta is the first times the second transposed.
+
+        Returns:
+            fp32 of shape (rows, rank) and (columns, rank).
+        """
+        step, classes, parameters = self._columns(analysis, step)
+        pair = tuple(np.zeros((analysis[side].shape[0], classes.size), np.float32) for side in ("left", "right"))
+        if classes.size:
+            for side, _, columns, symbols in self._symbols(analysis, parameters, seed):
+                pair[side][:, columns] = symbols
+            pair[0][:] *= (_inner(parameters["top"] - classes) * parameters["outer"]).astype(np.float32)
+        return pair[0], pair[1]
+
+    def _columns(self, analysis: Analysis, step: float) -> tuple[float, npt.NDArray[np.int64], Parameters]:
+        """The step that is used, the classes of the columns that are kept, and the parameters that follow."""
+        shape = analysis["left"].shape[0], analysis["right"].shape[0]
+        values = analysis["values"].astype(np.float64)
+        step = max(step, _finest(values) * (_GAIN_UNIT if self.gains else 1))
+        classes = _classes(values[values > self._threshold(shape, step)], step)
+        if not classes.size:
+            return step, classes, {"columns": []}
+        top = int(classes[0])
+        outer = step * 2.0 ** (-top / 2) / 2**_INNER_BITS
+        return step, classes, {"outer": outer, "top": top, "columns": _run_lengths(classes, top)}
+
+    def _symbols(
+        self, analysis: Analysis, parameters: Parameters, seed: Seed
+    ) -> Iterator[tuple[int, int, slice, npt.NDArray[np.int32]]]:
+        """Side, class, columns and integers, (entries, columns), of each class of columns, first of one side."""
+        rounded = self._rounding(seed)
+        for side, factor in enumerate((analysis["left"], analysis["right"])):
+            for level, first, last in _runs(parameters):
+                weight = float(parameters["outer"] * _inner(parameters["top"] - level))
+                scales = np.sqrt(analysis["values"][first:last].astype(np.float64) / weight)
+                yield side, level, slice(first, last), rounded(factor[:, first:last] * scales.astype(np.float32))
 
     def decode(
         self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout, reference: Tensor | None
@@ -108,11 +148,14 @@ class LowRank:
         _check_parameters(parameters, shape)
         reader = next(chunks)
         left, right = (_read_factor(reader, parameters, count) for count in shape)
-        reader.finish()
+        outer = float(parameters["outer"])
         for level, first, last in _runs(parameters):
             left[:, first:last] *= float(_inner(parameters["top"] - level))
+        if parameters.get("gains"):
+            left *= _read_gains(reader, left.shape[1])
+            outer /= _GAIN_UNIT
+        reader.finish()
         _check_exact(np.stack([np.abs(left).max(axis=0), np.abs(right).max(axis=0)]), np.ones(left.shape[1]))
-        outer = float(parameters["outer"])
         size = max(1, _BLOCK // shape[1])
         for first in range(0, shape[0], size):
             # A hostile scale may overflow to infinity, which harms nobody.
@@ -147,6 +190,12 @@ class _DeadZone:
 
     def __call__(self, values: Floats) -> npt.NDArray[np.int32]:
         return (np.sign(values) * np.floor(np.abs(values) + np.float32(1 - self.width))).astype(np.int32)
+
+
+def in_gain_units(gains: Floats) -> tuple[int, ...]:
+    """Gains as whole units from 1 on, as far from it as they may be."""
+    units = np.rint((gains - 1) * _GAIN_UNIT)
+    return tuple(np.clip(units, -_GAIN_RANGE, _GAIN_RANGE).astype(np.int64).tolist())
 
 
 def rank(parameters: Mapping[str, Any]) -> int:
@@ -230,6 +279,13 @@ def _read_factor(reader: ChunkReader, parameters: Mapping[str, Any], entries: in
         symbols = reader.take(_context(level, entries), entries * (last - first))
         factor[:, first:last] = symbols.reshape(last - first, entries).T
     return factor
+
+
+def _read_gains(reader: ChunkReader, count: int) -> npt.NDArray[np.float64]:
+    gains = reader.take(_GAIN, count)
+    if int(np.abs(gains).max()) > _GAIN_RANGE:
+        raise DamagedSkillError("a low-rank part has gains out of range")
+    return (_GAIN_UNIT + gains).astype(np.float64)
 
 
 def _check_exact(peaks: npt.NDArray[np.float64], inner: Any) -> None:

@@ -80,7 +80,8 @@ class LossyCodec(Codec, Protocol):
         """Find out once what encoding needs.
 
         Args:
-            delta: fp32 matrix; may be a memory map and is read in blocks.
+            delta: fp32; the matrix that `matrix_shape` folds the tensor to, or what a codec asks for in its place; may
+                be a memory map and is read in blocks.
             finest: no step size below this one will be asked for.
         """
 

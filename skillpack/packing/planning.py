@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
 from skillpack.codecs.raw import Raw
 from skillpack.codecs.sparse import Sparse
+from skillpack.codecs.tucker import Tucker, tensor_shape
 from skillpack.errors import NotFiniteError
 from skillpack.packing.allocate import cheapest
 from skillpack.packing.spool import spool, spooled
@@ -37,6 +38,8 @@ _VECTOR_STEPS: Final = 16
 """Small tensors (norms, biases) are coded with a step of at most this fraction of their root mean square."""
 _SPARSE: Final = 0.25
 """Deltas with a smaller share of entries that are not zero are offered to the sparse codec as well."""
+_STATISTICS: Final = re.compile(r"(^|\.)running_(mean|var)$")
+"""Rounding might make a variance negative, and the model's outputs with it NaN."""
 _EMBEDDING: Final = re.compile(r"(^|\.)(embed\w*|\w*embeddings|wte|shared|lm_head|output)\.weight$")
 
 # An embedding is one layer, so that rounding towards zero does not add up over layers as it does in linear ones.
@@ -75,6 +78,7 @@ class LossyPlan:
         seed: of its rounding noise.
         analyses: per codec, what it found out and the greatest step it may use.
         scale: typical strength of a direction per coefficient, in the units of a step; 0 for small tensors.
+        gains: of the low-rank columns, as `LowRank` has them; empty without refinement.
     """
 
     delta: Delta
@@ -82,6 +86,7 @@ class LossyPlan:
     seed: Seed
     analyses: list[tuple[LossyCodec, Analysis, float]] = field(default_factory=list)
     scale: float = 0.0
+    gains: tuple[int, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -120,10 +125,34 @@ class LossyPlan:
             return
         rows, columns = values.shape
         self.scale = math.sqrt(mean_square * max(rows, columns)) / (rows * columns) ** 0.25
-        codecs: list[LossyCodec] = [_TABLE if _EMBEDDING.search(self.change.name) else _LINEAR]
+        codecs: list[LossyCodec] = [self._low_rank]
         if density < _SPARSE:
             codecs.append(Sparse())
         self.analyses = [(codec, spool(codec.analyse(values, finest)), math.inf) for codec in codecs]
+        shape = tensor_shape(common_shape(self.change))
+        if shape is not None:
+            tucker = Tucker()
+            self.analyses.append((tucker, spool(tucker.analyse(values.reshape(shape), finest)), math.inf))
+
+    @property
+    def _low_rank(self) -> LowRank:
+        return replace(_TABLE if _EMBEDDING.search(self.change.name) else _LINEAR, gains=self.gains)
+
+    def set_gains(self, gains: tuple[int, ...]) -> None:
+        """Use gains from now on."""
+        self.gains = gains
+        self.analyses = [
+            (self._low_rank if isinstance(codec, LowRank) else codec, analysis, limit)
+            for codec, analysis, limit in self.analyses
+        ]
+
+    def factors(self, step: float) -> tuple[Floats, Floats] | None:
+        """What the low-rank codec makes of it at a step, see `LowRank.factors`; None if another codec writes it."""
+        name, _ = self.encode(step)
+        for codec, analysis, limit in self.analyses:
+            if codec.name == name and isinstance(codec, LowRank):
+                return codec.factors(analysis, min(step, limit), self.seed)
+        return None
 
     def encode(self, step: float) -> tuple[str, Encoding]:
         """Codec and encoding at a step."""
@@ -212,7 +241,7 @@ def _plan_common(delta: Delta, change: Change, *, exact: bool) -> Plan:
         return LosslessPlan(Raw(), delta, change)
     matrix = min(matrix_shape(common_shape(change))) >= _SMALL
     # Norms and biases of 16-bit models change by so few units in the last place that exact costs next to nothing.
-    if exact or (not matrix and DTYPE_BYTES[change.dtype] == 2):
+    if exact or (not matrix and DTYPE_BYTES[change.dtype] == 2) or _STATISTICS.search(change.name):
         return LosslessPlan(Exact() if change.dtype in Exact.dtypes else Raw(), delta, change)
     key = (delta.base_digests[str(change.reference)], delta.tuned_digests[change.name], change.name)
     return LossyPlan(delta, change, Seed(key))

@@ -99,8 +99,32 @@ def test_new_and_tied_tensors():
     assert found["embed"].bits_per_weight == 8
 
 
-@pytest.mark.parametrize("parameters", [{}, {"columns": None}, {"columns": ["x"]}])
-def test_a_hostile_rank_is_an_error(parameters):
-    bad = entry("up.weight", main=Part("lowrank", parameters, (1,)))
+def test_a_tensor_of_many_axes_has_a_rank_along_each_that_has_a_factor():
+    parameters = {"axes": [0, 2], "slices": [[1, 2], [0, 7]]}
+    stack, nothing = (
+        entry(f"{name}.weight", main=Part("tucker", found, (1,)))
+        for name, found in (("experts", parameters), ("other", {"axes": []}))
+    )
+    kind = Kind.of(stack.name, [stack])
+    assert (kind.codecs, kind.ranks) == (("tucker",), (3, 7))
+    assert Kind.of(nothing.name, [nothing]).ranks == (0, 0)
+    both = Kind.of("all", [stack, entry("up.weight", main=Part("lowrank", {"columns": [9]}, (1,)))])
+    assert (both.codecs, both.ranks) == (("lowrank", "tucker"), (3, 9))
+
+
+@pytest.mark.parametrize(
+    ("codec", "parameters"),
+    [
+        ("lowrank", {}),
+        ("lowrank", {"columns": None}),
+        ("lowrank", {"columns": ["x"]}),
+        ("tucker", {}),
+        ("tucker", {"axes": [0]}),
+        ("tucker", {"axes": [0], "slices": [3]}),
+        ("tucker", {"axes": [0], "slices": [["x"]]}),
+    ],
+)
+def test_a_hostile_rank_is_an_error(codec, parameters):
+    bad = entry("up.weight", main=Part(codec, parameters, (1,)))
     with pytest.raises(DamagedSkillError, match="rank"):
         Kind.of(bad.name, [bad])

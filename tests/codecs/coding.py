@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from skillpack.codecs import lowrank
+from skillpack.codecs import lowrank, tucker
 from skillpack.codecs.entropy import ChunkReader, Tables, count_all, encode_chunk
 from skillpack.codecs.protocol import Layout
 
@@ -41,3 +41,29 @@ def lowrank_streams():
             chunk.append((lowrank._context(level, entries), values))
     tables = count_all([chunk]).tables()
     return parameters, [encode_chunk(chunk, tables)], tables
+
+
+def tucker_streams():
+    """Coded streams of a 20x6x60x50 tensor that do not come from a decomposition either."""
+    random = np.random.default_rng(6)
+    shape = (20, 6, 60, 50)
+    parameters = {
+        "outer": 2.0**-30 / 3,
+        "level": 11,
+        "axes": [0, 2, 3],
+        "tops": [15, 14, 14],
+        "slices": [[1, 0, 3, 4, 0, 1], [3, 0, 7, 0, 0, 15, 11], [2, 2, 4, 9, 0, 0, 0, 8]],
+    }
+    factors = []
+    for axis in parameters["axes"]:
+        for context, columns in tucker._runs(parameters, axis, shape[axis]):
+            spread = 2.0 ** (int(context.partition(".")[2]) / 2)
+            size = shape[axis] * (columns.stop - columns.start)
+            factors.append((context, np.rint(spread * random.normal(size=size)).astype(np.int64)))
+    core = [
+        (f"tucker.{level}", np.rint(2.0**level * random.normal(size=int((levels == level).sum()))).astype(np.int64))
+        for _, levels in tucker._core_blocks(parameters, shape)
+        for level in np.unique(levels).tolist()
+    ]
+    tables = count_all([factors, core]).tables()
+    return parameters, [encode_chunk(chunk, tables) for chunk in (factors, core)], tables

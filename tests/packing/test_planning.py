@@ -122,6 +122,41 @@ def test_sparse_is_offered_where_few_entries_differ(plans):
     assert encoding.distortion > 0
 
 
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        ((4, 20, 16), ["lowrank", "tucker"]),
+        ((20, 16, 3, 3), ["lowrank", "tucker"]),
+        ((1, 4, 20, 16), ["lowrank", "tucker"]),
+        ((20, 16, 1, 1), ["lowrank"]),
+        ((200, 3, 5), ["lowrank"]),
+        ((4, 3, 2), ["sparse"]),
+    ],
+)
+def test_tucker_is_offered_for_three_and_four_axes(plans, shape, wanted):
+    (plan,) = plans(tensor(normal(*shape), "F32"), tensor(normal(*shape, seed=1), "F32"))
+    plan.analyse(1e-3)
+    assert codecs(plan) == wanted
+    assert plan.encode(0.05)[0] in wanted
+
+
+@pytest.mark.parametrize(("experts", "wanted"), [(1, "tucker"), (4, "lowrank")])
+def test_the_codec_that_costs_less_writes_a_stack(plans, experts, wanted):
+    """Experts that change alike, and experts that have nothing but the space of their inputs in common."""
+    inputs = normal(2, 16, seed=3)
+    delta = np.concatenate([normal(20, 2, seed=at % experts) @ inputs for at in range(4)]).reshape(4, 20, 16)
+    (plan,) = plans(tensor(np.zeros(delta.shape), "F32"), tensor(delta, "F32"))
+    plan.analyse(0.01)
+    assert plan.encode(0.02)[0] == wanted
+
+
+@pytest.mark.parametrize("name", ["bn.running_mean", "layers.0.running_var"])
+def test_running_statistics_come_back_bit_for_bit(plans, name):
+    """A variance that comes out a little below zero makes a whole model give NaN."""
+    (plan,) = plans(tensor(np.ones(64), "F32"), tensor(normal(64), "F32"), name=name)
+    assert plan.codec.name == "exact"
+
+
 def test_small_tensors_are_coded_finely_whatever_the_step(plans):
     base = normal(300)
     (plan,) = plans(tensor(base, "F32"), tensor(base + normal(300, seed=1), "F32"))
