@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from benchmarks.baselines.singular import decompositions
 from skillpack.checkpoint import open_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from benchmarks.baselines.singular import Triplets
 
 _LINEAR = re.compile(r".*\.layers\.\d+\..*_proj\.weight")
 _EMBEDDING = "model.embed_tokens.weight"
@@ -76,15 +79,13 @@ class LoraExtraction:
         return sum(2 * rank * (len(left) + right.shape[1]) for left, _, right in self._triplets.values())
 
 
-def _triplets(
-    base: Path, tuned: Path, rank: int, *, embedding: bool
-) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _triplets(base: Path, tuned: Path, rank: int, *, embedding: bool) -> dict[str, Triplets]:
     before, after = open_checkpoint(base), open_checkpoint(tuned)
+    known = decompositions(base, tuned)
     found = {}
     for name in after.tensors:
         if _LINEAR.fullmatch(name) or (embedding and name == _EMBEDDING):
             delta = after.read(name).float32() - before.read(name).float32()
-            left, strengths, right = torch.linalg.svd(torch.from_numpy(delta), full_matrices=False)
-            triplets = left[:, :rank].clone(), strengths[:rank].clone(), right[:rank].clone()
+            triplets = known.of(name, torch.from_numpy(delta)).leading(rank)
             found[name.removesuffix(".weight")] = triplets
     return found
