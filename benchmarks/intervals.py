@@ -5,17 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
+from skillpack.evaluating.intervals import Interval, percentile_interval, resampled_totals
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-    import torch
-
-    from recipes.measure import Scores, SpanishNumbers
-
-RESAMPLES = 10_000
-
-Interval = tuple[float, float]
+    from recipes.measure import HeldOut, Scores
 
 
 def wilson(hits: int, count: int) -> Interval:
@@ -31,7 +24,7 @@ def wilson(hits: int, count: int) -> Interval:
     return (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
 
 
-def bootstrap(measure: SpanishNumbers, scores: Scores, seed: int = 0) -> dict[str, Interval]:
+def bootstrap(measure: HeldOut, scores: Scores, seed: int = 0) -> dict[str, Interval]:
     """Percentile intervals of mean KL, share of the gain kept and top-1 agreement.
 
     Whole answers are drawn again, since the tokens of one answer go together.
@@ -41,22 +34,12 @@ def bootstrap(measure: SpanishNumbers, scores: Scores, seed: int = 0) -> dict[st
         scores: of the model.
         seed: of the draws.
     """
-    answers = int(measure.answer.max()) + 1
-    counts = np.random.default_rng(seed).multinomial(answers, np.full(answers, 1 / answers), RESAMPLES)
-    place = measure.answer.numpy()
-
-    def total(values: torch.Tensor) -> npt.NDArray[np.float64]:
-        return np.asarray(counts @ np.bincount(place, values.double().numpy(), answers), np.float64)
-
-    tokens = counts @ np.bincount(place, minlength=answers)
-    base, tuned, found = (total(nll) for nll in (measure.base.nll, measure.tuned.nll, scores.nll))
+    columns = {"kl": scores.kl, "agrees": scores.agrees, "found": scores.nll}
+    columns |= {"base": measure.base.nll, "tuned": measure.tuned.nll}
+    totals = resampled_totals(measure.answer.numpy(), {name: found.numpy() for name, found in columns.items()}, seed)
+    base, tuned, found, tokens = (totals[name] for name in ("base", "tuned", "found", "count"))
     return {
-        "kl": _interval(total(scores.kl) / tokens),
-        "kept": _interval((base - found) / (base - tuned)),
-        "agreement": _interval(total(scores.agrees) / tokens),
+        "kl": percentile_interval(totals["kl"] / tokens),
+        "kept": percentile_interval((base - found) / (base - tuned)),
+        "agreement": percentile_interval(totals["agrees"] / tokens),
     }
-
-
-def _interval(values: npt.NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(values, (0.025, 0.975)).tolist()
-    return low, high

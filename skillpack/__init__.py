@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack.checkpoint import Checkpoint, open_checkpoint
     from skillpack.errors import ReportedError, SkillPackError
+    from skillpack.evaluating import EvalReport, evaluate
     from skillpack.installing import FolderStatus, InstallReport, remove, status
     from skillpack.library import (
         SkillDetails,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "EvalReport",
     "FolderStatus",
     "InstallReport",
     "PackReport",
@@ -42,6 +44,7 @@ __all__ = [
     "SkillPackError",
     "SkillSummary",
     "delete",
+    "evaluate",
     "export",
     "import_skill",
     "install",
@@ -57,6 +60,7 @@ __all__ = [
 # Where each name lives. Modules are imported at first use, so that `import skillpack` and the command line start fast.
 _HOMES = {
     "Checkpoint": "checkpoint",
+    "EvalReport": "evaluating",
     "FolderStatus": "installing",
     "InstallReport": "installing",
     "PackReport": "packing",
@@ -66,6 +70,7 @@ _HOMES = {
     "SkillPackError": "errors",
     "SkillSummary": "library",
     "delete": "library",
+    "evaluate": "evaluating",
     "export": "library",
     "import_skill": "library",
     "install": "library",

@@ -28,6 +28,7 @@ __all__ = [
     "CorruptStoreError",
     "DamagedCheckpointError",
     "DamagedSkillError",
+    "DataError",
     "ModifiedFolderError",
     "NoSpaceError",
     "NoStoreError",
@@ -97,6 +98,10 @@ class DamagedSkillError(SkillPackError):
     """The bytes of a skill are not what its manifest or digest announces."""
 
     exit_code: ClassVar[int] = 13
+
+
+class DataError(SkillPackError):
+    """Texts or chats cannot be used: not found, malformed, or with nothing that a model could be measured on."""
 
 
 class BusyFolderError(SkillPackError):

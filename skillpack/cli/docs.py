@@ -15,15 +15,15 @@ from skillpack.settings import HOME_VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-TWINS: Final = {"import": "import_skill"}
+TWINS: Final = {"import": "import_skill", "eval": "evaluate"}
 """Commands whose Python twin has another name."""
 
 _VARIABLES: Final = {
     HOME_VARIABLE: "folder in which your own store lives; by default where the system keeps a user's data",
     DEBUG_VARIABLE: "`1` prints the traceback of an error in SkillPack itself",
     "NO_COLOR": "no colours (no-color.org)",
-    "HF_HOME, HF_HUB_OFFLINE": "respected when BASE, TUNED or MODEL_DIR is a Hub id",
-    "TMPDIR": "where a pack puts its temporary file",
+    "HF_HOME, HF_HUB_OFFLINE": "respected when BASE, TUNED, MODEL_DIR or DATA is of the Hub",
+    "TMPDIR": "where a pack puts its temporary file, and an evaluation its copy of the base",
 }
 
 _INTRODUCTION: Final = """\

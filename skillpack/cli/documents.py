@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from skillpack.cli.kinds import Kind
+    from skillpack.evaluating import ByModel, EvalReport
     from skillpack.installing import FileRecord, FolderStatus, InstallReport
     from skillpack.library import SkillDetails, SkillSummary
     from skillpack.manifest import TensorEntry
@@ -47,9 +48,16 @@ _CHANGED: Final = {
 _FIGURES: Final = {
     "bytes": "coded bytes",
     "codecs[]": "names of the codecs",
-    "rank": "least and largest rank of low-rank parts; null without such",
+    "rank": "least and largest rank of low-rank parts, and of Tucker parts along their axes; null without such",
     "bits_per_weight": "coded bits for each number",
     "error": "least and largest relative Frobenius error",
+}
+
+
+_BY_MODEL: Final = {
+    "base": "of the base; null if it cannot be measured",
+    "packed": "of the base with the skill; null where the task or the data do not allow it",
+    "tuned": "of the fine-tune; likewise",
 }
 
 
@@ -71,6 +79,10 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "gone[]": "names of base tensors that the fine-tune does not have",
         "files[]": "relative paths of changed files",
         "code_files[]": "Python files of the fine-tune, which are left out",
+        "kl": "mean KL(tuned || packed) on the calibration texts, nats per prediction; null if it was not measured",
+        "kl_upper": "upper end of its 95 % interval; likewise",
+        "samples": "texts it was measured on; likewise",
+        "tokens": "predictions it was measured on; likewise",
         "dry_run": "nothing was stored",
     },
     "install": _CHANGED,
@@ -122,13 +134,30 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     "export": {"file": "the archive", "bytes": "its size", **_within("skills[]", _SKILL)},
     "import": _within("skills[]", _SKILL),
     "verify": _within("skills[]", _SKILL),
+    "eval": {
+        "skill": "address that was evaluated",
+        "task": "next token or class: what the model predicts",
+        "samples": "texts and chats that were measured",
+        "tokens": "predictions that were measured",
+        "kl": "mean KL(tuned || packed), nats for each prediction",
+        "kl_interval[]": "ends of its 95 % interval; all intervals are bootstrap intervals over samples",
+        "agreement": "share of predictions whose most likely outcome is the fine-tune's",
+        "agreement_interval[]": "ends of its interval",
+        **_within("perplexity", _BY_MODEL),
+        **_within("accuracy", _BY_MODEL),
+        "kept": "share of the fine-tune's gain in negative log-likelihood over the base that is kept; null if unknown",
+        "kept_interval[]": "ends of its interval; empty if the gain is not certain",
+        "tensors[].tensor": "name of a tensor in the live model, the one that hurts most first",
+        "tensors[].kl": "its part of the KL, to first order, in nats",
+        "remarks[]": "what could not be measured, and why",
+    },
 }
 """Command -> path of a key -> its meaning. `[]` stands for every item of a list."""
 
 
 def pack_document(report: PackReport, *, dry_run: bool) -> dict[str, Any]:
     """What `pack` prints."""
-    manifest = report.manifest
+    manifest, measured = report.manifest, report.measured
     error = max((entry.error for entry in manifest.tensors), default=0.0)
     return {
         "name": report.name,
@@ -143,6 +172,10 @@ def pack_document(report: PackReport, *, dry_run: bool) -> dict[str, Any]:
         "gone": [name for name, _ in manifest.gone],
         "files": [file.path for file in manifest.files],
         "code_files": list(report.code_files),
+        "kl": None if measured is None else measured.kl,
+        "kl_upper": None if measured is None else measured.upper,
+        "samples": None if measured is None else measured.samples,
+        "tokens": None if measured is None else measured.tokens,
         "dry_run": dry_run,
     }
 
@@ -222,6 +255,21 @@ def import_document(skills: Iterable[SkillSummary]) -> dict[str, Any]:
 def verify_document(skills: Iterable[SkillSummary]) -> dict[str, Any]:
     """What `verify` prints."""
     return {"skills": _skills(skills)}
+
+
+def eval_document(report: EvalReport) -> dict[str, Any]:
+    """What `eval` prints."""
+    return {
+        **asdict(report),
+        "perplexity": _by_model(report.perplexity),
+        "accuracy": _by_model(report.accuracy),
+        "kept_interval": report.kept_interval or [],
+        "tensors": [{"tensor": tensor.name, "kl": tensor.kl} for tensor in report.tensors],
+    }
+
+
+def _by_model(figures: ByModel | None) -> dict[str, float | None]:
+    return dict.fromkeys(("base", "packed", "tuned")) if figures is None else figures._asdict()
 
 
 def _skills(skills: Iterable[SkillSummary]) -> list[dict[str, Any]]:

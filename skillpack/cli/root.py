@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from skillpack.cli import failures, folders, library, packing, showing
+from skillpack.cli import evaluating, failures, folders, library, packing, showing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +71,7 @@ for _command in (
     folders.status,
     library.list_,
     showing.show,
+    evaluating.eval_,
     library.delete,
     library.export,
     library.import_,

@@ -41,12 +41,14 @@ _MARGIN: Final = 1.6
 
 @dataclass(frozen=True)
 class Goal:
-    """What a pack is to achieve; at most one of the three is set.
+    """What a pack is to achieve; at most one of the four is set.
 
     Attributes:
         exact: come back bit for bit.
         size: bytes on disk of everything that the skill's digest covers.
         quality: between 0 and 1; 1 - quality is proportional to the quantisation step.
+        max_kl: mean KL(tuned || packed) on texts, nats per prediction; see `skillpack.packing.divergence`.
+        refine: steps of learning; see `skillpack.packing.refining`.
 
     Raises:
         UsageError: more than one is set, or one is out of range.
@@ -55,10 +57,16 @@ class Goal:
     exact: bool = False
     size: int | None = None
     quality: float | None = None
+    max_kl: float | None = None
+    refine: int = 0
 
     def __post_init__(self) -> None:
-        if self.exact + (self.size is not None) + (self.quality is not None) > 1:
-            raise UsageError("exact, size and quality exclude one another", hint="Choose one of them.")
+        if self.exact + sum(goal is not None for goal in (self.size, self.quality, self.max_kl)) > 1:
+            raise UsageError("exact, size, quality and max_kl exclude one another", hint="Choose one of them.")
+        if self.refine < 0 or (self.refine and self.exact):
+            raise UsageError("there is nothing to refine", hint="Leave out --refine, or pack without --exact.")
+        if self.max_kl is not None and not 0 < self.max_kl < math.inf:
+            raise UsageError(f"a KL of {self.max_kl} nats cannot be asked for", hint="Try 0.02, or an exact pack.")
         if self.quality is not None and not 0 < self.quality < 1:
             raise UsageError(f"quality {self.quality} is not between 0 and 1", hint="Try 0.9, or an exact pack.")
         if self.size is not None and self.size <= 0:
@@ -73,11 +81,13 @@ class Packed:
         manifest: what it changes.
         payload: its coded streams; to be closed.
         size: bytes of everything that its digest will cover.
+        step: with which it was coded.
     """
 
     manifest: Manifest
     payload: Payload
     size: int
+    step: float
 
 
 @dataclass
@@ -115,6 +125,7 @@ class Packer:
         compressor = zstandard.ZstdCompressor(level=19)
         self._files = [(change, compressor.compress(change.content)) for change in delta.files]
         self._counted: tuple[float, Tables] | None = None
+        self._finest = math.inf
 
     def pack(self) -> Packed:
         """Code the delta so that it meets the goal.
@@ -138,14 +149,38 @@ class Packer:
             step *= 1 + max(push, 2 * (packed.size / self._goal.size - 1))
             push *= 2
 
+    def first_step(self) -> float:
+        """The step of the quality that is asked for, or of the default one."""
+        guess = self._first_guess() if self._lossy else 1.0
+        self._analyse(guess)
+        return guess
+
+    def coded_at(self, step: float) -> Packed:
+        """Code the delta with a step of one's own choice.
+
+        Raises:
+            NotFiniteError: a tensor holds NaN or infinity.
+        """
+        if step < self._finest:
+            self._analyse(step / _MARGIN)
+        return self._coded(step)
+
+    @property
+    def lossy(self) -> tuple[LossyPlan, ...]:
+        """The plans of the tensors that are approximated."""
+        return tuple(self._lossy)
+
+    def set_gains(self, gains: Mapping[str, tuple[int, ...]]) -> None:
+        """Use gains of low-rank columns, by the name of the tensor, from now on; none for tensors left out."""
+        for plan in self._lossy:
+            plan.set_gains(gains.get(plan.change.name, ()))
+        self._counted = None
+
     def _step(self) -> float:
         """The step that meets the goal, as far as estimates tell."""
-        if not self._lossy:
-            return 1.0
+        if self._goal.size is None or not self._lossy:
+            return self.first_step()
         guess = self._first_guess()
-        if self._goal.size is None:
-            self._analyse(guess)
-            return guess
         finest, largest = guess / _MARGIN, 0.0
         while True:
             self._analyse(finest)
@@ -188,6 +223,7 @@ class Packer:
         return high
 
     def _analyse(self, finest: float) -> None:
+        self._finest, self._counted = finest, None
         stage = Stage(self._progress, "analysing tensors", sum(plan.nbytes for plan in self._lossy))
         for plan, _ in zip(
             self._lossy,
@@ -237,7 +273,7 @@ class Packer:
         for _, content in self._files:
             payload.add(FILES, content)
         manifest = self._manifest(entries, tables)
-        return Packed(manifest, payload, _total_size(manifest, payload.sizes()))
+        return Packed(manifest, payload, _total_size(manifest, payload.sizes()), step)
 
     def _code(self, job: _Job, step: float, tables: Tables) -> tuple[list[Part], list[bytes], float]:
         parts, streams, error = [], [], 0.0

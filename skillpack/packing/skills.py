@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +21,16 @@ from skillpack.skill import open_skill
 from skillpack_store import check_skill_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from skillpack.checkpoint import Checkpoint
+    from skillpack.evaluating.trials import Measured
     from skillpack.library import StoreLike
     from skillpack.manifest import Manifest
+    from skillpack.packing.packer import Packed
+    from skillpack.texts import Sample
+
+    Texts = str | Path | Sequence[Sample] | None
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class PackReport:
         manifest: what the skill changes.
         unchanged: how many tensors are the same in base and fine-tune.
         code_files: Python files of the fine-tune, which are never carried.
+        measured: how far it is from the fine-tune on texts; None if that was not asked for.
     """
 
     name: str
@@ -48,6 +57,7 @@ class PackReport:
     manifest: Manifest
     unchanged: int
     code_files: tuple[str, ...]
+    measured: Measured | None = None
 
 
 def pack(
@@ -58,6 +68,9 @@ def pack(
     exact: bool = False,
     size: int | None = None,
     quality: float | None = None,
+    max_kl: float | None = None,
+    refine: int = 0,
+    calibration: Texts = None,
     store: StoreLike = None,
     branch: str = "main",
     message: str = "",
@@ -75,6 +88,13 @@ def pack(
         exact: come back bit for bit.
         size: bytes on disk that the skill may take at most.
         quality: between 0 and 1; the default is 0.9.
+        max_kl: mean KL(tuned || packed) in nats per predicted token that the skill may have on the calibration texts,
+            the upper end of its 95 % interval being what counts; the smallest skill within it is made.
+        refine: steps of learning, each on 16 calibration texts, that bring the skill closer to the fine-tune at the
+            same size; some dozens are of use. Every fourth text is kept for measuring, and what has been learned is
+            dropped if the skill is no better on these.
+        calibration: texts as `skillpack.texts.read_samples` reads them, or samples; by default, or if "self", texts
+            that the fine-tune writes itself.
         store: folder of the store; by default the user's own.
         branch: branch of the library.
         message: why, for the history.
@@ -86,12 +106,16 @@ def pack(
     Raises:
         CheckpointError: a checkpoint cannot be read, or the two do not fit each other.
         NotFiniteError: the fine-tune holds NaN or infinity (exact packs keep them).
-        UsageError: nothing differs, the size cannot be met, or arguments exclude one another.
+        UsageError: nothing differs, the size or the divergence cannot be met, or arguments exclude one another.
+        DataError: the calibration texts cannot be used.
+        UnsupportedCheckpointError: the divergence of this kind of model cannot be measured.
 
     Example:
         >>> pack("org/base", "./math-tuned", "math", size=5_000_000)  # doctest: +SKIP
     """
-    goal = Goal(exact=exact, size=size, quality=quality)
+    goal = Goal(exact=exact, size=size, quality=quality, max_kl=max_kl, refine=refine)
+    if calibration is not None and max_kl is None and not refine:
+        raise UsageError("nothing is done with the calibration texts", hint="Add --refine 30, or --max-kl 0.02.")
     name = check_skill_name(name or _name_of(tuned))
     base_model = open_checkpoint(base)
     tuned_model = open_tuned(tuned, base_model)
@@ -99,7 +123,7 @@ def pack(
     delta = find_delta(base_model, tuned_model, progress=reading.advance)
     if not (delta.changes or delta.gone or delta.files):
         raise UsageError(f"{tuned} does not differ from {base}", hint="There is nothing to pack.")
-    packed = Packer(delta, goal, progress).pack()
+    packed, measured = _pack(Packer(delta, goal, progress), (base, tuned), goal, calibration, progress)
     report = PackReport(
         name=name,
         version=None,
@@ -109,6 +133,7 @@ def pack(
         manifest=packed.manifest,
         unchanged=len(tuned_model.tensors) - len(delta.changes),
         code_files=delta.code_files,
+        measured=measured,
     )
     with closing(packed.payload):
         if dry_run:
@@ -123,6 +148,22 @@ def pack(
     commit_skills(repository, {name: skill}, branch=branch, author=author, message=message or f"Pack {name}")
     found = repository.resolve(f"{name}@{skill.digest}", branch)
     return replace(report, version=found.version, digest=skill.digest)
+
+
+def _pack(
+    packer: Packer, models: tuple[str | Path, str | Path], goal: Goal, texts: Texts, progress: Progress
+) -> tuple[Packed, Measured | None]:
+    if goal.max_kl is None and not goal.refine:
+        return packer.pack(), None
+    # Only here, since transformers takes seconds to load.
+    from skillpack.evaluating.trials import SELF, open_trials
+    from skillpack.packing.divergence import Candidates
+    from skillpack.packing.refining import measured_pack
+
+    with tempfile.TemporaryDirectory(prefix="skillpack-pack-") as room:
+        data = SELF if texts is None else texts
+        trials = open_trials(*models, data, Path(room), learn=goal.refine > 0, progress=progress)
+        return measured_pack(packer, goal, Candidates(trials, models[0], Path(room)), progress)
 
 
 def _bytes(checkpoint: Checkpoint) -> int:

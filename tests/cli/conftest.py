@@ -123,6 +123,19 @@ def shelf(models, tmp_path_factory):
     return store
 
 
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """A tiny Llama, a fine-tune of it, and its skill in a store of its own; not to be changed."""
+    from tests.live.models import llama, trained
+
+    folder = tmp_path_factory.mktemp("llama")
+    base = llama(folder / "base")
+    tuned = trained(base, folder / "tuned", ["Some are useful."])
+    result = invoke("pack", base, tuned, "--name", "tiny", "--quality", "0.5", "--store", folder / "store")
+    assert result.exit_code == 0, result.output
+    return SimpleNamespace(base=base, tuned=tuned, store=folder / "store")
+
+
 @pytest.fixture
 def library(shelf, home):
     """The user's own store, filled."""

@@ -21,7 +21,9 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 
 
 def test_the_commands():
-    assert COMMANDS == ["pack", "install", "remove", "status", "list", "show", "delete", "export", "import", "verify"]
+    assert COMMANDS == (
+        ["pack", "install", "remove", "status", "list", "show", "eval", "delete", "export", "import", "verify"]
+    )
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -103,7 +105,9 @@ def paths(document, prefix=""):
 
 
 @pytest.mark.usefixtures("library")
-def test_every_json_key_is_documented(models, model, tmp_path, run_json):
+def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json):
+    (tmp_path / "data.txt").write_text("Some are useful.\n")
+    of_tiny = ("--base", llama.base, "--tuned", llama.tuned, "--store", llama.store)
     printed = {
         "pack": run_json("pack", models.base, models.math),
         "install": run_json("install", "math", model),
@@ -111,6 +115,7 @@ def test_every_json_key_is_documented(models, model, tmp_path, run_json):
         "remove": run_json("remove", "math", model),
         "list": run_json("list"),
         "show": run_json("show", "math"),
+        "eval": run_json("eval", "tiny", *of_tiny, "--data", tmp_path / "data.txt"),
         "export": run_json("export", "math", tmp_path / "math.tar"),
         "import": run_json("import", tmp_path / "math.tar"),
         "verify": run_json("verify"),

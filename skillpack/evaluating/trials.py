@@ -1,0 +1,139 @@
+"""Measuring one model after the other against the same fine-tune, on the same texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from skillpack.errors import DataError
+from skillpack.evaluating.comparison import Comparison
+from skillpack.evaluating.evaluation import MAX_TOKENS
+from skillpack.live.generation import self_samples
+from skillpack.live.models import has_tokenizer, open_model, open_tokenizer
+from skillpack.live.whole import whole_folder
+from skillpack.progress import Progress, Stage, silent
+from skillpack.texts import Sample, read_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skillpack.live.batches import Batch
+
+SELF: Final = "self"
+"""In place of texts: what the fine-tune writes itself."""
+_SELF_SAMPLES: Final = 32
+_SELF_TOKENS: Final = 64
+_LEAST_TO_LEARN: Final = 8
+_MEASURED_OF: Final = 4
+"""One sample of so many is measured with and not learned from."""
+_LESSON: Final = 16
+"""Samples that are learned from together."""
+
+
+class Measured(NamedTuple):
+    """How far a model is from the fine-tune.
+
+    Attributes:
+        kl: mean KL(tuned || model), nats per prediction.
+        upper: upper end of its 95 % bootstrap interval.
+        samples: texts that were measured.
+        tokens: predictions that were measured.
+    """
+
+    kl: float
+    upper: float
+    samples: int
+    tokens: int
+
+
+class Trials:
+    """A fine-tune and texts.
+
+    Args:
+        tuned: the fine-tune, opened.
+        tokenizer: of the fine-tune.
+        samples: what to measure with; in random order.
+        learn: keep most of the samples to learn from, and measure with the rest.
+        progress: called during the work.
+
+    Attributes:
+        tuned: the fine-tune.
+        lessons: batches to learn from; empty unless that was asked for.
+
+    Raises:
+        DataError: nothing in the texts can be measured, or there are too few to learn from.
+        UnsupportedCheckpointError: a model that predicts neither next tokens nor classes.
+    """
+
+    def __init__(
+        self, tuned: Any, tokenizer: Any, samples: Sequence[Sample], *, learn: bool = False, progress: Progress = silent
+    ) -> None:
+        self.tuned, self._tokenizer, self._progress = tuned, tokenizer, progress
+        self.lessons: list[Batch] = []
+        if learn:
+            if len(samples) < _LEAST_TO_LEARN:
+                raise DataError(
+                    f"{len(samples)} samples are too few to learn from and to measure with",
+                    hint=f"Give {_LEAST_TO_LEARN} or more; some dozens are better.",
+                )
+            self.lessons = self._lessons([sample for at, sample in enumerate(samples) if at % _MEASURED_OF])
+            samples = samples[::_MEASURED_OF]
+        self._batches = Comparison(tuned, tokenizer).encode(samples, MAX_TOKENS, progress)
+
+    def _lessons(self, samples: Sequence[Sample]) -> list[Batch]:
+        """Batches of a few samples each, those of similar length together."""
+        found = [
+            Comparison(self.tuned, self._tokenizer).encode(samples[at : at + _LESSON], MAX_TOKENS, self._progress)
+            for at in range(0, len(samples), _LESSON)
+        ]
+        return [batch for batches in found for batch in batches]
+
+    def measure(self, folder: Path) -> Measured:
+        """Measure the model in a folder.
+
+        Raises:
+            CheckpointError: it is not a model like the fine-tune.
+            NotFiniteError: it predicts NaN or infinity.
+        """
+        comparison = Comparison(self.tuned, self._tokenizer)
+        packed = open_model(folder)
+        comparison.check_alike(packed)
+        stage = Stage(self._progress, "measuring", sum(batch.nbytes for batch in self._batches))
+        comparison.compare(packed, self._batches, stage, tensors=False)
+        report = comparison.report("candidate")
+        return Measured(report.kl, report.kl_interval[1], report.samples, report.tokens)
+
+
+def open_trials(
+    base: str | Path,
+    tuned: str | Path,
+    data: str | Path | Sequence[Sample],
+    room: Path,
+    *,
+    learn: bool = False,
+    progress: Progress = silent,
+) -> Trials:
+    """Open a fine-tune to measure models against it.
+
+    Args:
+        base: folder or hub id of the model that the fine-tune started from.
+        tuned: the same for the fine-tune; or the folder of a PEFT LoRA adapter.
+        data: what `skillpack.texts.read_samples` reads, samples, or `SELF`.
+        room: a folder that an adapter may be merged in.
+        learn: see `Trials`.
+        progress: called during the work.
+
+    Raises:
+        CheckpointError: the fine-tune cannot be opened.
+        DataError: the data cannot be read, or nothing in it can be measured.
+        UnsupportedCheckpointError: a model that predicts neither next tokens nor classes, or that cannot write.
+    """
+    folder = whole_folder(tuned, base, room / "tuned")
+    model, tokenizer = open_model(folder), open_tokenizer(folder if has_tokenizer(folder) else base)
+    if data == SELF:
+        samples: Sequence[Sample] = self_samples(
+            model, tokenizer, _SELF_SAMPLES, seed=0, max_new_tokens=_SELF_TOKENS, progress=progress
+        )
+    else:
+        samples = read_samples(data) if isinstance(data, (str, Path)) else data
+    return Trials(model, tokenizer, samples, learn=learn, progress=progress)

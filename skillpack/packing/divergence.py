@@ -1,0 +1,149 @@
+"""Packing to a divergence: candidates are installed on a copy of the base and measured by real forward passes."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from skillpack.errors import UsageError
+from skillpack.installing import Wanted, install
+from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
+from skillpack.skill import open_skill
+from skillpack_store import Repository
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from skillpack.evaluating.trials import Measured, Trials
+    from skillpack.packing.packer import Packed, Packer
+
+_CLOSE: Final = 0.85
+"""A search stops when the divergence is at least this share of what is allowed."""
+_ROUNDS: Final = 9
+_TYPICAL_SLOPE: Final = 2.5
+"""d log KL / d log step of typical packs; between the 2 of small errors and what falls away as columns do."""
+_SLOPES: Final = 1.0, 6.0
+_STRIDE: Final = 6.0
+"""The step changes at most by this factor between two candidates."""
+_FLAT: Final = 1.005
+"""A pack that is not smaller than the last one by this factor will not be for any other step."""
+
+
+class Trial(NamedTuple):
+    """A candidate and what was measured of it."""
+
+    step: float
+    packed: Packed
+    measured: Measured
+
+
+def pack_within(
+    packer: Packer, allowed: float, measure: Callable[[Packed], Measured], start: float | None = None
+) -> tuple[Packed, Measured]:
+    """The smallest pack found whose divergence from the fine-tune is within bounds.
+
+    What is held against the bound is the upper end of the interval, so that other texts of the same kind keep it too.
+
+    Args:
+        packer: of the delta.
+        allowed: mean KL(tuned || packed), nats per prediction.
+        measure: measures a candidate.
+        start: the first step to try; by default that of the default quality.
+
+    Raises:
+        UsageError: no lossy pack comes as close.
+    """
+    step = packer.first_step() if start is None else start
+    best: Trial | None = None
+    trials: list[Trial] = []
+    while True:
+        packed = packer.coded_at(step)
+        trials.append(Trial(step, packed, measure(packed)))
+        last = trials[-1]
+        if last.measured.upper <= allowed and (best is None or packed.size < best.packed.size):
+            if best is not None:
+                best.packed.payload.close()
+            best = last
+        else:
+            packed.payload.close()
+        if _is_enough(trials, allowed):
+            break
+        step = _next_step(trials, allowed)
+    if best is None:
+        raise UsageError(
+            f"no pack came within {allowed:g} nats of the fine-tune: {last.measured.upper:.3g} at best",
+            hint="Allow more, or pack bit for bit with --exact.",
+        )
+    return best.packed, best.measured
+
+
+class Candidates:
+    """Installs packs before any of them is kept, and measures them.
+
+    Attributes:
+        trials: texts to measure with.
+    """
+
+    def __init__(self, trials: Trials, base: str | Path, room: Path) -> None:
+        self.trials, self._base, self._room = trials, base, room
+
+    def measure(self, packed: Packed) -> Measured:
+        """How far a pack is from the fine-tune."""
+        with self.installed(packed) as folder:
+            return self.trials.measure(folder)
+
+    @contextmanager
+    def installed(self, packed: Packed) -> Iterator[Path]:
+        """A folder with the base and a pack on it, installed from a store as a user would; gone afterwards."""
+        place = self._room / "candidate"
+        repository = Repository.create(place / "store")
+        layers = [(layer, LAYER_TYPE) for layer in packed.payload.layers()]
+        skill = repository.put_skill(packed.manifest.dump(), MEDIA_TYPE, layers)
+        wanted = Wanted(open_skill(repository, skill.digest, "candidate"), repository)
+        install([wanted], self._base, output=place / "model")
+        try:
+            yield place / "model"
+        finally:
+            shutil.rmtree(place)
+
+
+def _is_enough(trials: list[Trial], allowed: float) -> bool:
+    last = trials[-1]
+    if len(trials) == _ROUNDS or _CLOSE * allowed <= last.measured.upper <= allowed:
+        return True
+    sizes = sorted((trial.step, trial.packed.size) for trial in trials)
+    at = sizes.index((last.step, last.packed.size))
+    # At either end of what codecs can do, another step gives the same pack.
+    wants_less = last.measured.upper <= allowed and at == len(sizes) - 1 and at > 0
+    wants_more = last.measured.upper > allowed and at == 0 and len(sizes) > 1
+    return (wants_less and sizes[at - 1][1] < _FLAT * last.packed.size) or (
+        wants_more and last.packed.size < _FLAT * sizes[1][1]
+    )
+
+
+def _next_step(trials: list[Trial], allowed: float) -> float:
+    """Where log KL, linear in log step, meets what is allowed; between what fitted and what did not once both exist."""
+    points = sorted((trial.step, max(trial.measured.upper, 1e-12)) for trial in trials)
+    fitting = [point for point in points if point[1] <= allowed]
+    others = [point for point in points if point[1] > allowed]
+    goal = allowed * (1 + _CLOSE) / 2
+    if fitting and others:
+        (low, below), (high, above) = fitting[-1], others[0]
+        if low < high and below < above:
+            share = math.log(goal / below) / math.log(above / below)
+            return low * (high / low) ** min(0.95, max(0.05, share))
+        return math.sqrt(low * high)
+    step, found = fitting[-1] if fitting else others[0]
+    factor = (goal / found) ** (1 / _slope(points))
+    return step * min(_STRIDE, max(1 / _STRIDE, factor))
+
+
+def _slope(points: list[tuple[float, float]]) -> float:
+    if len(points) < 2:
+        return _TYPICAL_SLOPE
+    (low, below), (high, above) = points[0], points[-1]
+    least, most = _SLOPES
+    return min(most, max(least, math.log(above / below) / math.log(high / low)))
