@@ -364,6 +364,32 @@ def small_parts():
     return parts
 
 
+def test_signs_do_not_matter_to_the_bits_that_are_kept():
+    core, factors = -np.full((3, 4, 5), 2.0**30) - np.arange(5), {1: np.arange(24.0).reshape(6, 4)}
+    core[0, 0, 0] = 1
+    positive, negative = (
+        multilinear_module.multiplied(sign * core, factors, {1: tucker._growth([1, 3])}, 0.1) for sign in (-1, 1)
+    )
+    assert positive.tobytes() == (-negative).tobytes()
+
+
+def test_levels_say_how_far_entries_spread():
+    delta = multilinear((8, 40, 30), (8, 40, 30), 0.85)
+    encoding = TUCKER.encode(TUCKER.analyse(delta, 0.001), 0.001, SEED)
+    _, core = encoding.chunks()
+    found = {int(name.partition(".")[2]): symbols for name, symbols in core if symbols.size > 50}
+    assert len(found) > 4
+    for level, symbols in found.items():
+        assert 2.0**level / 2.5 < math.sqrt(np.square(symbols).mean()) < 2.5 * 2.0 ** (level + 1) + 0.5
+
+
+def test_too_many_classes_are_refused():
+    parameters, chunks, tables = small_parts()
+    parameters["slices"][1] = [5] + [0] * 81
+    with pytest.raises(DamagedSkillError, match="announces slices"):
+        decoded(TUCKER, (parameters, chunks, tables), ("F32", (4, 20, 15)))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
