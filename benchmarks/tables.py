@@ -53,7 +53,7 @@ def with_table(text: str, table: str) -> str:
 
 def table() -> str:
     """The table of all figures, Markdown."""
-    rows = [*_exact(), *_fidelity(), *_refinement(), *_classifier(), *_speed(), *_memory()]
+    rows = [*_exact(), *_fidelity(), *_classifier(), *_speed(), *_memory()]
     lines = ["| what | figure | command |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
     return "\n".join(lines)
@@ -79,14 +79,6 @@ def _fidelity() -> Iterator[_Row]:
         lora = min((lora for lora in found["lora_extraction"] if lora["asked"] == asked), key=lambda lora: lora["kl"])
         which = f"rank {lora['rank']}, {'with' if lora['embedding'] else 'without'} the embedding"
         yield f"LoRA extraction from it, {asked} ({which})", _behaviour(lora), command
-
-
-def _refinement() -> Iterator[_Row]:
-    found, command = _figures("refinement")
-    for skill in found["skills"]:
-        if skill["steps"]:
-            how = f"refined by {skill['steps']} steps on {found['texts']} texts, {skill['seconds']:.0f} s"
-            yield f"Skill of the same fine-tune, {skill['asked']}, {how}", _behaviour(skill), command
 
 
 def _behaviour(found: dict[str, Any]) -> str:
