@@ -13,7 +13,9 @@ FOLDER = Path(__file__).parent / "results"
 _PACKAGES = ("skillpack", "torch", "numpy", "constriction", "zstandard", "safetensors", "transformers", "peft")
 
 
-def save(name: str, figures: dict[str, Any], *, arguments: str = "", machine: bool = False) -> None:
+def save(
+    name: str, figures: dict[str, Any], *, arguments: str = "", machine: bool = False, quiet: bool = False
+) -> None:
     """Write the figures of a benchmark and print them.
 
     Args:
@@ -21,6 +23,7 @@ def save(name: str, figures: dict[str, Any], *, arguments: str = "", machine: bo
         figures: what was measured; plain JSON values.
         arguments: what followed the command, if that changes the figures.
         machine: note the processor, for figures that depend on it.
+        quiet: do not print them.
     """
     document: dict[str, Any] = {"command": f"python -m benchmarks.{name} {arguments}".rstrip(), "versions": _versions()}
     if machine:
@@ -29,7 +32,8 @@ def save(name: str, figures: dict[str, Any], *, arguments: str = "", machine: bo
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
-    print(text, end="")
+    if not quiet:
+        print(text, end="")
 
 
 def load(name: str) -> dict[str, Any]:

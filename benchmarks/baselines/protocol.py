@@ -26,6 +26,10 @@ class Baseline(Protocol):
         """What the method is called in a table."""
         ...
 
+    def settings(self) -> dict[str, Any]:
+        """What tells it from the method's defaults, as JSON."""
+        ...
+
     def save(self, base: Path, tuned: Path, folder: Path, *, moments: Moments | None = None) -> int:
         """Compress a fine-tune into files of an empty or new folder; returns the bytes of all of them.
 
@@ -72,18 +76,31 @@ def apply(base: Path, tensors: Mapping[str, torch.Tensor]) -> Any:
     from recipes.measure import load
 
     model = load(base)
+    replace_tensors(model, tensors)
+    return model
+
+
+def replace_tensors(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Replace some of a model's tensors, in place.
+
+    Args:
+        model: any module.
+        tensors: as in `apply`.
+
+    Raises:
+        ValueError: as in `apply`.
+    """
     places: dict[str, torch.Tensor] = {**dict(model.named_buffers()), **_parameters(model)}
     written: dict[int, str] = {}
     for name, value in tensors.items():
         place = places.get(name)
         if place is None or place.shape != value.shape:
-            raise ValueError(f"{base} has no tensor {name} of shape {tuple(value.shape)}")
+            raise ValueError(f"the model has no tensor {name} of shape {tuple(value.shape)}")
         first = written.setdefault(place.data_ptr(), name)
         if first != name and not torch.equal(tensors[first], value):
-            raise ValueError(f"{name} and {first} are tied in {base} but differ in what is put in")
+            raise ValueError(f"{name} and {first} are tied but differ in what is put in")
         with torch.no_grad():
             place.copy_(value)
-    return model
 
 
 def _parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 @click.option("--size", type=parse_size, metavar="SIZE", help="Take at most 5MB, 2.5MiB, 500kB or this many bytes.")
 @click.option("--quality", type=float, metavar="NUMBER", help="Between 0 and 1; 0.9 unless something else is asked.")
 @click.option("--max-kl", type=float, metavar="NATS", help="Mean KL from the fine-tune that it may have on texts.")
-@click.option("--refine", type=click.IntRange(0), default=0, metavar="STEPS", help="Learn from texts; 30 are of use.")
-@click.option("--calibration", metavar="DATA", help="Texts; by default self, what the fine-tune writes itself.")
+@click.option("--calibration", metavar="DATA", help="Texts to learn from; self for what the fine-tune writes itself.")
+@click.option("--refine", type=click.IntRange(0), metavar="STEPS", help="Of learning; 16 if there are texts.")
 @click.option("--license", metavar="ID", help="SPDX identifier for the model card; by default the base's.")
 @history_options
 @store_options
@@ -46,8 +46,8 @@ def pack(
     size: int | None,
     quality: float | None,
     max_kl: float | None,
-    refine: int,
     calibration: str | None,
+    refine: int | None,
     license: str | None,  # noqa: A002 - the option's name
     message: str,
     author: str | None,
@@ -64,10 +64,13 @@ def pack(
     --exact, --size, --quality and --max-kl exclude one another. The size is that of the whole skill on disk.
 
     --max-kl packs at several sizes, installs each on a copy of BASE and measures KL(tuned || packed) in nats for each
-    predicted token; the smallest skill is kept whose 95 % interval lies below NATS. --refine learns gains of the
-    skill's columns from the fine-tune's predictions, 16 texts a step, which brings it closer at the same size; every
-    fourth text is kept for measuring. DATA is as for skillpack eval: a .txt or .jsonl file, a dataset's folder, or
-    org/name; prompts without answers are answered by the fine-tune.
+    predicted token; the smallest skill is kept whose 95 % interval lies below NATS.
+
+    --calibration brings the skill closer to the fine-tune at the same size: gains of its columns are learned from the
+    fine-tune's predictions, 8 texts a step. Every fourth text is kept for measuring, and what has been learned is
+    dropped if it does not help there. Some dozens of texts are of use. DATA is as for skillpack eval: a .txt or .jsonl
+    file, a dataset's folder, or org/name; prompts without answers are answered by the fine-tune, and with self it
+    writes all texts itself.
     """
     with output.progress() as progress:
         report = skillpack.pack(

@@ -26,7 +26,7 @@ _SELF_TOKENS: Final = 64
 _LEAST_TO_LEARN: Final = 8
 _MEASURED_OF: Final = 4
 """One sample of so many is measured with and not learned from."""
-_LESSON: Final = 16
+_LESSON: Final = 8
 """Samples that are learned from together."""
 
 

@@ -43,23 +43,3 @@ def drift(parameter, scale=0.01):
 def random_tokens(count, length, seed=3):
     tokens = torch.randint(VOCABULARY, (count, length), generator=torch.Generator().manual_seed(seed))
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-
-
-def input_moments(model, batch):
-    """Tensor name -> E[x x^T] of the inputs of each linear layer."""
-    found = {}
-
-    def keep(name):
-        def hook(_, inputs):
-            rows = inputs[0].reshape(-1, inputs[0].shape[-1])
-            found[f"{name}.weight"] = rows.T @ rows / len(rows)
-
-        return hook
-
-    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    hooks = [module.register_forward_pre_hook(keep(name)) for name, module in linear]
-    with torch.no_grad():
-        model(**batch)
-    for hook in hooks:
-        hook.remove()
-    return found

@@ -20,6 +20,7 @@ from benchmarks.baselines.delta_come import DeltaCoMe
 from benchmarks.baselines.graftllm import GraftLLM
 from benchmarks.baselines.lora_extraction import LoraExtraction
 from benchmarks.baselines.method import FILE
+from benchmarks.baselines.moments import input_moments
 from benchmarks.baselines.protocol import apply
 from benchmarks.baselines.ultradelta import UltraDelta
 from skillpack.checkpoint import open_checkpoint
@@ -43,6 +44,11 @@ SOME = [
 ]
 
 
+def moments_of(base):
+    model = apply(base, {})
+    return input_moments(model, lambda: model(**models.random_tokens(4, 16)))
+
+
 def values_of(folder):
     checkpoint = open_checkpoint(folder)
     return {name: torch.from_numpy(checkpoint.read(name).float32().copy()) for name in checkpoint.tensors}
@@ -63,7 +69,7 @@ def missed(found, base, tuned):
 @pytest.mark.parametrize("method", SOME, ids=repr)
 def test_a_folder_gives_back_what_was_computed(pair, tmp_path, method, calibrated):
     base, tuned = pair
-    moments = models.input_moments(apply(base, {}), models.random_tokens(4, 16)) if calibrated else {}
+    moments = moments_of(base) if calibrated else {}
     size = method.save(base, tuned, tmp_path / "skill", moments=moments)
     assert size == sum(file.stat().st_size for file in (tmp_path / "skill").rglob("*"))
     found = type(method).load(tmp_path / "skill", base)
@@ -140,7 +146,7 @@ def test_better_settings_bring_the_model_nearer_to_the_fine_tune(pair, tmp_path)
 
 def test_calibration_lowers_the_error_on_the_inputs_it_has_seen(pair, tmp_path):
     base, tuned = pair
-    moments = models.input_moments(apply(base, {}), models.random_tokens(4, 16))
+    moments = moments_of(base)
     after, costs = values_of(tuned), []
     method = DeltaCoMe(columns=((3, 20),))
     for number, one in enumerate((None, moments)):

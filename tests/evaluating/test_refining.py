@@ -20,6 +20,7 @@ from skillpack.live.predictions import predict
 from skillpack.packing.divergence import Candidates
 from skillpack.packing.packer import Goal, Packer
 from skillpack.packing.refining import _add_gradients, _Column, learned_gains
+from skillpack.packing.skills import REFINE_STEPS
 from skillpack.texts import Sample
 from tests.live import models
 
@@ -68,13 +69,17 @@ def test_a_refined_skill_is_closer_on_other_texts(learned, pack, tmp_path, room)
     assert list(room.iterdir()) == []
 
 
+def test_calibration_texts_are_learned_from_unless_told_otherwise(pack):
+    assert pack().digest == pack(refine=REFINE_STEPS).digest
+
+
 def test_a_size_is_kept(pack):
     size = pack(quality=0.95, dry_run=True, refine=2).size
     assert 0.9 * size < pack(size=size, refine=5).size <= size
 
 
 def test_a_refined_skill_within_a_divergence_is_smaller(learned, pack):
-    plain = pack("plain", max_kl=0.01, dry_run=True)
+    plain = pack("plain", max_kl=0.01, refine=0, dry_run=True)
     refined = pack(max_kl=0.01, refine=20, dry_run=True)
     assert refined.measured.upper <= 0.01
     assert refined.size < plain.size
@@ -97,8 +102,9 @@ def test_wrong_requests(learned, pack):
         pack(refine=3, exact=True)
     with pytest.raises(UsageError, match="nothing to refine"):
         pack(refine=-1)
-    with pytest.raises(UsageError, match="nothing is done with the calibration texts"):
-        pack()
+    for arguments in ({"refine": 0}, {"exact": True}):
+        with pytest.raises(UsageError, match="nothing is done with the calibration texts"):
+            pack(**arguments)
 
 
 @pytest.fixture

@@ -1,0 +1,144 @@
+"""Bytes on disk against divergence from the fine-tune: our skills and six other methods, on six fine-tunes.
+
+    python -m benchmarks.comparison [--tasks city-facts …] [--all-settings] [--again]
+
+Every method writes files, is read back from them and the base alone, and is measured on the same held-out prompts by
+mean KL(tuned || compressed) of the answers' tokens (of the class, for the classifier). Bytes are those of all files.
+Our skills are measured as installed, in the fine-tune's dtype; the other methods unrounded in fp32. Methods that
+calibrate get the same 64 prompts that our calibrated skills learn from. What is in the results already is not measured
+again unless that is asked for, so that a run can be continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+import skillpack
+from benchmarks import results
+from benchmarks.baselines.lora_extraction import LoraExtraction
+from benchmarks.baselines.moments import input_moments
+from benchmarks.comparing.ladders import LADDERS, LORA_RANKS, everything
+from benchmarks.comparing.pairs import CALIBRATION, Pair, open_pair
+from benchmarks.comparing.table import CALIBRATED, OURS
+from benchmarks.folders import WEIGHTS, scratch, skill_bytes
+from recipes.finetune import CLASSIFIER
+from recipes.suite import SUITE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from benchmarks.baselines.protocol import Baseline, Moments
+
+LORA = "LoRA extraction"
+SHARES = (0.004, 0.008, 0.015, 0.03, 0.06, 0.12)
+"""Bytes of our skills, as shares of the fine-tune's."""
+CALIBRATED_SHARES = (0.008, 0.015, 0.03, 0.06)
+
+_Work = tuple[str, str, "Callable[[Path], tuple[int, float]]"]
+"""A method, its setting, and what writes and measures it in a folder: bytes and KL."""
+
+
+def main() -> None:
+    """Measure what is missing and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=SUITE, default=list(SUITE), help="names of fine-tunes")
+    parser.add_argument("--methods", nargs="+", help="only methods whose names begin like this")
+    parser.add_argument("--all-settings", action="store_true", help="try all settings of the other methods; hours")
+    parser.add_argument("--again", action="store_true", help="measure again what has been measured before")
+    asked = parser.parse_args()
+    try:
+        found = results.load("comparison")["figures"]
+    except FileNotFoundError:
+        found = {"calibration_texts": CALIBRATION, "tasks": {}}
+    settings = everything() if asked.all_settings else LADDERS
+    for task in asked.tasks:
+        with scratch() as work:
+            pair = open_pair(task, work)
+            known = found["tasks"].setdefault(task, {"points": []})
+            known["checkpoint_bytes"] = (pair.tuned / WEIGHTS).stat().st_size
+            known["predictions"] = pair.yardstick.predictions
+            for method, setting, measure in _works(pair, settings):
+                if asked.methods and not method.startswith(tuple(asked.methods)):
+                    continue
+                old = [one for one in known["points"] if (one["method"], one["setting"]) == (method, setting)]
+                if old and not asked.again:
+                    continue
+                size, kl = measure(work / "method")
+                shutil.rmtree(work / "method")
+                point = {"method": method, "setting": setting, "bytes": size, "kl": float(f"{kl:.4g}")}
+                known["points"] = [one for one in known["points"] if one not in old] + [point]
+                print(task, point, flush=True)
+                results.save("comparison", found, quiet=True)
+
+
+def _works(pair: Pair, settings: Sequence[Baseline]) -> Iterator[_Work]:
+    for share in SHARES:
+        yield OURS, f"{share:.1%}", partial(_skill, pair, share)
+    if pair.task != CLASSIFIER:
+        for rank in LORA_RANKS:
+            yield LORA, f"rank {rank}", partial(_lora, pair, rank)
+    moments = _Moments(pair)
+    for method in settings:
+        yield method.name, described(method), partial(_baseline, pair, method, moments)
+    for share in CALIBRATED_SHARES:
+        yield CALIBRATED, f"{share:.1%}", partial(_skill, pair, share, calibrated=True)
+
+
+class _Moments:
+    """What the layers of a fine-tune are fed, found out when it is first asked for."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._found: Moments | None = None
+
+    def __call__(self) -> Moments:
+        if self._found is None:
+            yardstick = self._pair.yardstick
+            model = yardstick.load(self._pair.tuned)
+            batches = yardstick.encode(self._pair.calibration)
+
+            def run() -> None:
+                for batch in batches:
+                    model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+
+            self._found = input_moments(model, run)
+        return self._found
+
+
+def _skill(pair: Pair, share: float, folder: Path, *, calibrated: bool = False) -> tuple[int, float]:
+    size = round(share * (pair.tuned / WEIGHTS).stat().st_size)
+    store, model = folder / "store", folder / "model"
+    calibration = pair.calibration if calibrated else None
+    packed = skillpack.pack(pair.base, pair.tuned, "skill", size=size, calibration=calibration, store=store)
+    skillpack.install("skill", pair.base, output=model, store=store)
+    return skill_bytes(store, packed.digest), pair.yardstick.kl(pair.yardstick.load(model))
+
+
+def _lora(pair: Pair, rank: int, folder: Path) -> tuple[int, float]:
+    extraction = LoraExtraction(pair.base, pair.tuned, rank, embedding=True)
+    size = extraction.save(rank, folder)
+    return size, pair.yardstick.kl(extraction.load(folder))
+
+
+def _baseline(pair: Pair, method: Baseline, moments: _Moments, folder: Path) -> tuple[int, float]:
+    with torch.no_grad():
+        size = method.save(pair.named_base, pair.tuned, folder, moments=moments())
+        return size, pair.yardstick.kl_with(pair.named_base, method.load(folder, pair.named_base))
+
+
+def described(method: Baseline) -> str:
+    """What differs from the method's own defaults; "as it is" if nothing does."""
+    mine, usual = method.settings(), type(method)().settings()
+    changed = {name: value for name, value in mine.items() if value != usual[name]}
+    return json.dumps(changed)[1:-1].replace('"', "") or "as it is"
+
+
+if __name__ == "__main__":
+    main()
