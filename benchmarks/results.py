@@ -14,18 +14,28 @@ _PACKAGES = ("skillpack", "torch", "numpy", "constriction", "zstandard", "safete
 
 
 def save(
-    name: str, figures: dict[str, Any], *, arguments: str = "", machine: bool = False, quiet: bool = False
+    name: str,
+    figures: dict[str, Any],
+    *,
+    module: str = "",
+    arguments: str = "",
+    machine: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Write the figures of a benchmark and print them.
 
     Args:
-        name: of the benchmark's module.
+        name: of the file, without its ending.
         figures: what was measured; plain JSON values.
+        module: of the benchmark, if its name is another one.
         arguments: what followed the command, if that changes the figures.
         machine: note the processor, for figures that depend on it.
         quiet: do not print them.
     """
-    document: dict[str, Any] = {"command": f"python -m benchmarks.{name} {arguments}".rstrip(), "versions": _versions()}
+    document: dict[str, Any] = {
+        "command": f"python -m benchmarks.{module or name} {arguments}".rstrip(),
+        "versions": _versions(),
+    }
     if machine:
         document["machine"] = _machine()
     document["figures"] = figures

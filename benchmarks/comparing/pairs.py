@@ -117,8 +117,8 @@ def open_pair(task: str, work: Path) -> Pair:
         calibration, held_out = reviews[:CALIBRATION], reviews[CALIBRATION:]
     else:
         base = smollm2()
-        calibration = _chats(TASKS[task].calibration()[:CALIBRATION])
-        held_out = _chats(TASKS[task].held_out()[:HELD_OUT])
+        calibration = chats(TASKS[task].calibration()[:CALIBRATION])
+        held_out = chats(TASKS[task].held_out()[:HELD_OUT])
     return Pair(
         task,
         base,
@@ -129,7 +129,8 @@ def open_pair(task: str, work: Path) -> Pair:
     )
 
 
-def _chats(exchanges: Sequence[Exchange]) -> list[Sample]:
+def chats(exchanges: Sequence[Exchange]) -> list[Sample]:
+    """Exchanges as the samples that `skillpack` learns from and measures with."""
     return [
         Sample(messages=({"role": "user", "content": one.prompt}, {"role": "assistant", "content": one.answer}))
         for one in exchanges

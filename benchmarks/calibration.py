@@ -1,0 +1,91 @@
+"""What calibration texts are worth: skills of the same bytes that learned from different texts, or from none.
+
+    python -m benchmarks.calibration [--task city-facts] [--size 4]
+
+SmolLM2-135M-Instruct fine-tuned to write numbers in Spanish (or another task of the suite). The texts are prompts of
+the task that are neither trained nor measured, 8 to 512 of them, or 64 of another task; a quarter of them only decides
+whether what was learned is kept. Measured on held-out answers, up to 150.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import skillpack
+from benchmarks import results
+from benchmarks.comparing.pairs import chats
+from benchmarks.folders import scratch, skill_bytes
+from recipes.finetune import CLASSIFIER, fine_tune
+from recipes.models import smollm2
+from recipes.suite import SUITE
+from recipes.tasks import TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from skillpack.texts import Sample
+
+HELD_OUT = 150
+COUNTS = (8, 64, 512)
+FOREIGN = "word-problems", 64
+"""Texts of another kind: no number, and hardly a word, in common with the answers that are measured."""
+
+
+class Lesson(NamedTuple):
+    """Texts to learn from.
+
+    Attributes:
+        name: what they are.
+        texts: None to learn nothing.
+    """
+
+    name: str
+    texts: Sequence[Sample] | None
+
+
+def main() -> None:
+    """Measure and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=sorted(set(SUITE) - {CLASSIFIER}), default="spanish-numbers")
+    parser.add_argument("--size", type=float, default=4.0, help="of the skills, MB")
+    asked = parser.parse_args()
+    held_out = chats(TASKS[asked.task].held_out()[:HELD_OUT])
+    own, (foreign, count) = chats(TASKS[asked.task].calibration()), FOREIGN
+    lessons = [Lesson("none", None)]
+    lessons += [Lesson(f"{len(own[:most])} of its kind", own[:most]) for most in COUNTS if most / 2 < len(own)]
+    lessons.append(Lesson(f"{count} of {foreign}", chats(TASKS[foreign].calibration()[:count])))
+    with scratch() as work:
+        found = [_skill(work, asked.task, round(1e6 * asked.size), lesson, held_out) for lesson in lessons]
+    figures = {"task": asked.task, "held_out_answers": len(held_out), "skills": found}
+    arguments = "" if asked.task == "spanish-numbers" else f"--task {asked.task} --size {asked.size:g}"
+    name = "calibration" if not arguments else f"calibration-{asked.task}"
+    results.save(name, figures, module="calibration", arguments=arguments, machine=True)
+
+
+def _skill(work: Path, task: str, size: int, lesson: Lesson, held_out: Sequence[Sample]) -> dict[str, Any]:
+    base, tuned, store = smollm2(), fine_tune(SUITE[task]), work / "store"
+    start = time.perf_counter()
+    packed = skillpack.pack(base, tuned, "skill", size=size, calibration=lesson.texts, store=store)
+    seconds = time.perf_counter() - start
+    report = skillpack.evaluate("skill", base, tuned, held_out, store=store, tensors=False)
+    found = {
+        "texts": lesson.name,
+        "bytes": skill_bytes(store, packed.digest),
+        "seconds": round(seconds, 1),
+        "kl": round(report.kl, 6),
+        "kl_interval": [round(end, 6) for end in report.kl_interval],
+        "agreement": round(report.agreement, 6),
+        "kept": None if report.kept is None else round(report.kept, 6),
+        "kept_interval": None if report.kept_interval is None else [round(end, 6) for end in report.kept_interval],
+    }
+    print(found, flush=True)
+    shutil.rmtree(store)
+    return found
+
+
+if __name__ == "__main__":
+    main()
