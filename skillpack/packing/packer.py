@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import zstandard
@@ -82,12 +82,28 @@ class Packed:
         payload: its coded streams; to be closed.
         size: bytes of everything that its digest will cover.
         step: with which it was coded.
+        error: Frobenius norm of what coding left out of all approximated tensors, relative to that of their deltas.
     """
 
     manifest: Manifest
     payload: Payload
     size: int
     step: float
+    error: float
+
+
+class _Quality(NamedTuple):
+    """How close a tensor came; all zero and None if it is lossless.
+
+    Attributes:
+        error: see `LossyPlan.error`.
+        bound: see `TensorEntry.bound`.
+        missed: squared Frobenius norm of what coding left out.
+    """
+
+    error: float = 0.0
+    bound: int | None = None
+    missed: float = 0.0
 
 
 @dataclass
@@ -252,7 +268,7 @@ class Packer:
         tables = self._tables(step)
         entries, blocks = [], {FILES: sum(len(coded) for _, coded in self._files)}
         for job in self._jobs:
-            entry = self._entry(job.change, job.parts, 0.1)
+            entry = self._entry(job.change, job.parts, _expected_quality(job))
             entries.append(entry)
             block = block_of(entry.name)
             blocks[block] = blocks.get(block, 0) + entry.nbytes
@@ -263,30 +279,35 @@ class Packer:
         tables = self._tables(step)
         payload = Payload()
         stage = Stage(self._progress, "coding", sum(job.nbytes for job in self._jobs))
-        entries = []
+        entries, missed = [], 0.0
         coded = for_each(lambda job: self._code(job, step, tables), self._jobs, lambda job: job.elements)
-        for job, (parts, chunks, error) in zip(self._jobs, coded, strict=True):
-            entries.append(self._entry(job.change, parts, error))
+        for job, (parts, chunks, quality) in zip(self._jobs, coded, strict=True):
+            entries.append(self._entry(job.change, parts, quality))
+            missed += quality.missed
             for chunk in chunks:
                 payload.add(block_of(job.change.name), chunk)
             stage.advance(job.nbytes)
         for _, content in self._files:
             payload.add(FILES, content)
         manifest = self._manifest(entries, tables)
-        return Packed(manifest, payload, _total_size(manifest, payload.sizes()), step)
+        energy = sum(plan.energy for plan in self._lossy)
+        error = math.sqrt(missed / energy) if energy else 0.0
+        return Packed(manifest, payload, _total_size(manifest, payload.sizes()), step, error)
 
-    def _code(self, job: _Job, step: float, tables: Tables) -> tuple[list[Part], list[bytes], float]:
-        parts, streams, error = [], [], 0.0
+    def _code(self, job: _Job, step: float, tables: Tables) -> tuple[list[Part], list[bytes], _Quality]:
+        parts, streams, quality = [], [], _Quality()
         for plan in job.plans:
             codec, encoding = plan.encode(step)
             chunks = [encode_chunk(chunk, tables) for chunk in encoding.chunks()]
             part = Part(codec, encoding.parameters, tuple(len(chunk) for chunk in chunks))
             parts.append(part)
             streams += chunks
-            error = max(error, _checked(plan, part, chunks, tables))
-        return parts, streams, error
+            error = _checked(plan, part, chunks, tables)
+            if isinstance(plan, LossyPlan):
+                quality = _Quality(error, _whole(plan.least_bytes(error)), error**2 * plan.energy)
+        return parts, streams, quality
 
-    def _entry(self, change: Change, parts: Sequence[Part], error: float) -> TensorEntry:
+    def _entry(self, change: Change, parts: Sequence[Part], quality: _Quality) -> TensorEntry:
         main, rows = [*parts, None, None][:2]
         return TensorEntry(
             name=change.name,
@@ -298,7 +319,8 @@ class Packer:
             same_as=change.same_as,
             main=main,
             rows=rows,
-            error=float(f"{error:.3g}"),
+            error=float(f"{quality.error:.3g}"),
+            bound=quality.bound,
         )
 
     def _manifest(self, entries: Sequence[TensorEntry], tables: Tables) -> Manifest:
@@ -322,6 +344,18 @@ def _count(job: _Job, step: float) -> list[tuple[Part, Histogram]]:
         histogram = count_all(encoding.chunks())
         counted.append((Part(codec, encoding.parameters, (math.ceil(histogram.size()),)), histogram))
     return counted
+
+
+def _expected_quality(job: _Job) -> _Quality:
+    """Figures that take about as much of a manifest as the real ones will."""
+    if not any(isinstance(plan, LossyPlan) for plan in job.plans):
+        return _Quality()
+    return _Quality(0.1, _whole(0.6 * job.parts[0].nbytes))
+
+
+def _whole(nbytes: float) -> int | None:
+    """Bytes to three digits; None for infinitely many."""
+    return round(float(f"{nbytes:.3g}")) if math.isfinite(nbytes) else None
 
 
 def _checked(plan: Plan, part: Part, chunks: Sequence[bytes], tables: Tables) -> float:

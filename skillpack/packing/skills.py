@@ -59,6 +59,16 @@ class PackReport:
     code_files: tuple[str, ...]
     measured: Measured | None = None
 
+    @property
+    def bound(self) -> int | None:
+        """Least bytes of any code for Gaussians like the approximated deltas; see `Manifest.bound`."""
+        return self.manifest.bound
+
+    @property
+    def over_bound(self) -> float | None:
+        """How many times the bound what is approximated takes; see `Manifest.over_bound`."""
+        return self.manifest.over_bound(self.size)
+
 
 def pack(
     base: str | Path,
