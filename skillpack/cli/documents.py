@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from skillpack.installing import FileRecord, FolderStatus, InstallReport
     from skillpack.library import SkillDetails, SkillSummary
     from skillpack.manifest import TensorEntry
-    from skillpack.packing import PackReport
+    from skillpack.packing import PackReport, SweepReport
 
 _SKILL: Final = {
     "name": "name of the skill",
@@ -91,6 +91,15 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "samples": "texts it was measured on; likewise",
         "tokens": "predictions it was measured on; likewise",
         "dry_run": "nothing was stored",
+        "points[].step": "quantisation step; points[] and written[] are for --sweep, which prints no more than these, "
+        "tuned_size, samples and tokens",
+        "points[].size": "bytes on disk that a skill would take",
+        "points[].share": "size in relation to tuned_size",
+        "points[].error": "relative Frobenius error over all approximated tensors",
+        "points[].bound": "least bytes of any code at this error; null if not known",
+        "points[].kl": "mean KL(tuned || packed), nats per prediction; null without --calibration",
+        "points[].kl_interval[]": "ends of its 95 % interval; none without --calibration",
+        "written[]": "paths of the files with the curve",
     },
     "install": _CHANGED,
     "remove": _CHANGED,
@@ -187,6 +196,19 @@ def pack_document(report: PackReport, *, dry_run: bool) -> dict[str, Any]:
         "samples": None if measured is None else measured.samples,
         "tokens": None if measured is None else measured.tokens,
         "dry_run": dry_run,
+        "points": [],
+        "written": [],
+    }
+
+
+def sweep_document(report: SweepReport) -> dict[str, Any]:
+    """What `pack --sweep` prints."""
+    return {
+        "tuned_size": report.tuned_size,
+        "samples": report.samples,
+        "tokens": report.tokens,
+        "points": [{**asdict(point), "kl_interval": list(point.kl_interval or ())} for point in report.points],
+        "written": [str(path) for path in report.written],
     }
 
 

@@ -37,6 +37,8 @@ _SAMPLE: Final = 8
 """How many tensors are looked at first to learn what step a goal asks for."""
 _MARGIN: Final = 1.6
 """Deltas are analysed for steps finer than expected by this factor."""
+_FINER: Final = 256
+"""How much finer the last step of a ladder is where there are small tensors only."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Packer:
 
     def first_step(self) -> float:
         """The step of the quality that is asked for, or of the default one."""
-        guess = self._first_guess() if self._lossy else 1.0
+        guess = self._first_guess(self._goal.size) if self._lossy else 1.0
         self._analyse(guess)
         return guess
 
@@ -180,6 +182,32 @@ class Packer:
         if step < self._finest:
             self._analyse(step / _MARGIN)
         return self._coded(step)
+
+    def ladder(self, smallest: int, largest: int, number: int) -> list[float]:
+        """Steps in geometric progression, falling, whose packs take about so many bytes at either end.
+
+        Tensors are analysed for the finest step, so that all of them can be coded. Sizes are those that singular values
+        predict; what does not depend on the step is not counted.
+
+        Args:
+            smallest: bytes of the pack with the first step.
+            largest: bytes of the pack with the last one.
+            number: of steps.
+
+        Raises:
+            NotFiniteError: a tensor holds NaN or infinity.
+            UsageError: all that changes comes back bit for bit.
+        """
+        if not self._lossy:
+            raise UsageError("all that differs comes back bit for bit, at one size", hint="Leave out --sweep.")
+        guess = self._first_guess(largest)
+        if any(plan.is_matrix for plan in self._lossy):
+            self._analyse(guess / _MARGIN)
+            first, last = (max(self._finest, self._predicted(self._lossy, size)) for size in (smallest, largest))
+        else:
+            first, last = guess, guess / _FINER
+            self._analyse(last)
+        return [float(step) for step in np.geomspace(first, last, number)]
 
     @property
     def lossy(self) -> tuple[LossyPlan, ...]:
@@ -196,12 +224,14 @@ class Packer:
         """The step that meets the goal, as far as estimates tell."""
         if self._goal.size is None or not self._lossy:
             return self.first_step()
-        guess = self._first_guess()
+        guess = self._first_guess(self._goal.size)
         finest, largest = guess / _MARGIN, 0.0
         while True:
             self._analyse(finest)
             try:
-                return step_for_size(self._estimated_size, self._goal.size, self._predicted(self._lossy), finest)
+                return step_for_size(
+                    self._estimated_size, self._goal.size, self._predicted(self._lossy, self._goal.size), finest
+                )
             except FinerStepNeededError:
                 size = self._estimated_size(finest)
                 if size <= largest:  # no codec goes any finer
@@ -209,8 +239,8 @@ class Packer:
                 largest = size
                 finest /= 4
 
-    def _first_guess(self) -> float:
-        """A step close to the one that meets the goal, from a few tensors."""
+    def _first_guess(self, size: int | None) -> float:
+        """A step close to the one that gives so many bytes, or the quality that is asked for, from a few tensors."""
         matrices = [plan for plan in self._lossy if plan.is_matrix]
         if not matrices:
             self._analyse(math.inf)
@@ -222,15 +252,15 @@ class Packer:
             scales = [plan.scale for plan in sample if plan.scale] or [1.0]
             if any(plan.scale for plan in sample):
                 break
-        if self._goal.size is not None:
-            return self._predicted(sample)
+        if size is not None:
+            return self._predicted(sample, size)
         quality = DEFAULT_QUALITY if self._goal.quality is None else self._goal.quality
         return statistics.median(scales) * _STEP_AT_NO_QUALITY * (1 - quality)
 
-    def _predicted(self, plans: Sequence[LossyPlan]) -> float:
+    def _predicted(self, plans: Sequence[LossyPlan], size: float) -> float:
         """The step at which these tensors take their share of the size, were singular vectors Gaussian."""
         share = sum(plan.elements for plan in plans) / max(1, sum(plan.elements for plan in self._lossy))
-        target = 8 * (self._goal.size or 0) * share
+        target = 8 * size * share
         low, high = 2.0**-60, 2.0**60
         while high / low > 1.01:
             middle = math.sqrt(low * high)
