@@ -33,6 +33,7 @@ def test_a_sweep_with_texts(llama, run, run_json, tmp_path):
     found = run_json(*arguments)
     assert found["samples"] == 2
     result = run(*arguments)
+    assert result.exit_code == 0
     assert result.stdout.splitlines()[0].split() == ["bytes", "share", "error", "KL", "95", "%", "interval"]
     assert f"{found['points'][0]['kl']:.3g}" in result.stdout.splitlines()[1]
 

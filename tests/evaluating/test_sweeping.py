@@ -15,9 +15,9 @@ from skillpack.packing import sweeping
 def test_each_point_is_measured_by_real_forward_passes(llama, texts, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(sweeping, "_SHARES", (0.05, 0.4))
-    report = skillpack.sweep(llama.base, llama.tuned, tmp_path / "curve", points=3, calibration=texts)
-    assert (report.samples, len(report.points)) == (4, 3)
+    monkeypatch.setattr(sweeping, "_SHARES", (0.03, 0.3))
+    report = skillpack.sweep(llama.base, llama.tuned, tmp_path / "curve", points=2, calibration=texts)
+    assert (report.samples, len(report.points)) == (4, 2)
     assert report.tokens > 30
     for point in report.points:
         low, high = point.kl_interval
@@ -26,12 +26,6 @@ def test_each_point_is_measured_by_real_forward_passes(llama, texts, tmp_path, m
     assert list((tmp_path / "temporary").iterdir()) == []
     document = json.loads((tmp_path / "curve" / "curve.json").read_text())
     assert document["points"][0]["kl_interval"] == list(report.points[0].kl_interval)
-    # The same as what an evaluation finds.
-    size = report.points[1].size
-    packed = skillpack.pack(llama.base, llama.tuned, "same", size=size, store=tmp_path / "store")
-    found = skillpack.evaluate("same", llama.base, llama.tuned, texts, store=tmp_path / "store", tensors=False)
-    assert abs(packed.size / size - 1) < 0.03
-    assert found.kl == pytest.approx(report.points[1].kl, rel=0.5)
 
 
 def test_texts_that_are_not_there(llama, tmp_path):

