@@ -41,6 +41,7 @@ def drawn(points: Sequence[SweepPoint], kind: str) -> bytes:
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     content = io.BytesIO()
     # Names inside an SVG are random without a salt.
@@ -54,6 +55,8 @@ def drawn(points: Sequence[SweepPoint], kind: str) -> bytes:
         for panel in panels:
             panel.grid(which="both", color="0.9")
             panel.set_axisbelow(True)
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)))
         panels[-1].set_xlabel("size of the skill on disk, bytes")
         panels[-1].xaxis.set_major_formatter("{x:,.0f}")
         figure.savefig(content, format=kind, dpi=150, metadata=_METADATA[kind])
