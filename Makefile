@@ -27,7 +27,7 @@ lint: $(VENV)/.test ## style and strict types
 	$(BIN)/mypy
 
 bench: $(VENV)/.test ## measure every figure of the README (about an hour) and write its table
-	for name in exact fidelity calibration classifier memory speed; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in exact fidelity bound calibration classifier memory speed; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.tables
 
 docs: $(VENV)/.test ## write the pages that are generated

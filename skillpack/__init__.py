@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         show,
         verify,
     )
-    from skillpack.packing import PackReport, pack
+    from skillpack.packing import PackReport, SweepReport, pack, sweep
     from skillpack.skill import Skill
 
     list = list_skills  # noqa: A001 - the twin of the command
@@ -43,6 +43,7 @@ __all__ = [
     "SkillDetails",
     "SkillPackError",
     "SkillSummary",
+    "SweepReport",
     "delete",
     "evaluate",
     "export",
@@ -54,6 +55,7 @@ __all__ = [
     "remove",
     "show",
     "status",
+    "sweep",
     "verify",
 ]
 
@@ -69,6 +71,7 @@ _HOMES = {
     "SkillDetails": "library",
     "SkillPackError": "errors",
     "SkillSummary": "library",
+    "SweepReport": "packing",
     "delete": "library",
     "evaluate": "evaluating",
     "export": "library",
@@ -80,6 +83,7 @@ _HOMES = {
     "remove": "installing",
     "show": "library",
     "status": "installing",
+    "sweep": "packing",
     "verify": "library",
 }
 

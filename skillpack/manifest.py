@@ -81,6 +81,8 @@ class TensorEntry:
         main: the values relative to the reference, or the whole tensor where there is no reference.
         rows: the rows beyond `common_rows`.
         error: Frobenius norm of what coding left out, relative to that of the delta; 0 if lossless.
+        bound: bytes that any code needs to come as close to Gaussians with the delta's structure, to three digits, see
+            `skillpack.codecs.gaussian`; of `main` alone, None if lossless or not known.
     """
 
     name: str
@@ -93,6 +95,7 @@ class TensorEntry:
     main: Part | None = None
     rows: Part | None = None
     error: float = 0.0
+    bound: int | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -103,6 +106,11 @@ class TensorEntry:
     def nbytes(self) -> int:
         """Coded bytes, side information not included."""
         return sum(part.nbytes for part in self.parts)
+
+    @property
+    def bounded_bytes(self) -> int:
+        """Coded bytes of the part that `bound` is about; 0 without a bound."""
+        return 0 if self.bound is None or self.main is None else self.main.nbytes
 
     def to_json(self) -> dict[str, Any]:
         """As in the manifest: what is absent is left out."""
@@ -117,6 +125,7 @@ class TensorEntry:
             "main": self.main and self.main.to_json(),
             "rows": self.rows and self.rows.to_json(),
             "error": self.error or None,
+            "bound": self.bound,
         }
         return {key: value for key, value in document.items() if value is not None}
 
@@ -135,6 +144,7 @@ class TensorEntry:
             main=Part.from_json(document.get("main")),
             rows=Part.from_json(document.get("rows")),
             error=_error(document.get("error", 0.0)),
+            bound=None if document.get("bound") is None else _count(document["bound"]),
         )
         entry._check()
         return entry
@@ -244,6 +254,26 @@ class Manifest:
             if listed != sorted(set(listed)):
                 raise ValueError("names are not sorted or occur twice")
         return manifest
+
+    @property
+    def bound(self) -> int | None:
+        """Sum of the bounds of all tensors, bytes; None if no tensor has one."""
+        known = [entry.bound for entry in self.tensors if entry.bound is not None]
+        return sum(known) if known else None
+
+    def over_bound(self, size: int) -> float | None:
+        """How many times the bound the approximated tensors take, with manifest, tables and headers.
+
+        Args:
+            size: bytes of the whole skill, of which lossless tensors and files are not counted.
+
+        Returns:
+            None where there is no bound, or where it is zero.
+        """
+        if not self.bound:
+            return None
+        lossless = sum(entry.nbytes - entry.bounded_bytes for entry in self.tensors)
+        return (size - lossless - sum(file.coded for file in self.files)) / self.bound
 
     def places(self) -> dict[str, int]:
         """Where the first chunk of each tensor starts in its block, in bytes."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from skillpack.installing import FileRecord, FolderStatus, InstallReport
     from skillpack.library import SkillDetails, SkillSummary
     from skillpack.manifest import TensorEntry
-    from skillpack.packing import PackReport
+    from skillpack.packing import PackReport, SweepReport
 
 _SKILL: Final = {
     "name": "name of the skill",
@@ -51,6 +51,12 @@ _FIGURES: Final = {
     "rank": "least and largest rank of low-rank parts, and of Tucker parts along their axes; null without such",
     "bits_per_weight": "coded bits for each number",
     "error": "least and largest relative Frobenius error",
+    "bound": "least bytes of any code for Gaussians like the approximated deltas at this error; null if not known",
+    "over_bound": "coded bytes of the approximated deltas, divided by bound; null if that is null or 0",
+}
+_PACK_BOUND: Final = {
+    "bound": "least bytes of any code for Gaussians like the approximated deltas at this error; null if not known",
+    "over_bound": "bytes of all but lossless tensors and files, divided by bound; null if that is null or 0",
 }
 
 
@@ -74,6 +80,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "tuned_size": "bytes of the fine-tune's tensors",
         "exact": "the fine-tune comes back bit for bit",
         "error": "largest relative Frobenius error of a tensor's delta",
+        **_PACK_BOUND,
         "changed": "how many tensors differ",
         "unchanged": "how many do not",
         "gone[]": "names of base tensors that the fine-tune does not have",
@@ -84,6 +91,15 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "samples": "texts it was measured on; likewise",
         "tokens": "predictions it was measured on; likewise",
         "dry_run": "nothing was stored",
+        "points[].step": "quantisation step; points[] and written[] are for --sweep, which prints no more than these, "
+        "tuned_size, samples and tokens",
+        "points[].size": "bytes on disk that a skill would take",
+        "points[].share": "size in relation to tuned_size",
+        "points[].error": "relative Frobenius error over all approximated tensors",
+        "points[].bound": "least bytes of any code at this error; null if not known",
+        "points[].kl": "mean KL(tuned || packed), nats per prediction; null without --calibration",
+        "points[].kl_interval[]": "ends of its 95 % interval; none without --calibration",
+        "written[]": "paths of the files with the curve",
     },
     "install": _CHANGED,
     "remove": _CHANGED,
@@ -113,6 +129,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         **_SKILL,
         "base_fingerprint": "of the base",
         "tuned_fingerprint": "of the fine-tune",
+        **_PACK_BOUND,
         "prefix.strip": "what base names start with and the fine-tune's do not",
         "prefix.add": "what the fine-tune's names start with and the base's do not",
         "gone[]": "names of base tensors that an install leaves out",
@@ -167,6 +184,8 @@ def pack_document(report: PackReport, *, dry_run: bool) -> dict[str, Any]:
         "tuned_size": report.tuned_size,
         "exact": error == 0,
         "error": error,
+        "bound": report.bound,
+        "over_bound": report.over_bound,
         "changed": len(manifest.tensors),
         "unchanged": report.unchanged,
         "gone": [name for name, _ in manifest.gone],
@@ -177,6 +196,19 @@ def pack_document(report: PackReport, *, dry_run: bool) -> dict[str, Any]:
         "samples": None if measured is None else measured.samples,
         "tokens": None if measured is None else measured.tokens,
         "dry_run": dry_run,
+        "points": [],
+        "written": [],
+    }
+
+
+def sweep_document(report: SweepReport) -> dict[str, Any]:
+    """What `pack --sweep` prints."""
+    return {
+        "tuned_size": report.tuned_size,
+        "samples": report.samples,
+        "tokens": report.tokens,
+        "points": [{**asdict(point), "kl_interval": list(point.kl_interval or ())} for point in report.points],
+        "written": [str(path) for path in report.written],
     }
 
 
@@ -228,6 +260,8 @@ def show_document(found: SkillDetails) -> dict[str, Any]:
         **asdict(found.summary),
         "base_fingerprint": manifest.base_fingerprint,
         "tuned_fingerprint": manifest.tuned_fingerprint,
+        "bound": manifest.bound,
+        "over_bound": manifest.over_bound(found.summary.size),
         "prefix": manifest.renaming._asdict(),
         "gone": [name for name, _ in manifest.gone],
         "files": [{"path": file.path, "kind": file.kind, "bytes": file.coded} for file in manifest.files],
@@ -298,4 +332,6 @@ def _figures(kind: Kind) -> dict[str, Any]:
         "rank": None if kind.ranks is None else list(kind.ranks),
         "bits_per_weight": kind.bits_per_weight,
         "error": list(kind.errors),
+        "bound": kind.bound,
+        "over_bound": kind.over_bound,
     }

@@ -42,6 +42,8 @@ class Kind:
         codecs: names, sorted.
         ranks: of low-rank parts, and along each axis of Tucker parts; None where there are no such parts.
         errors: relative Frobenius error of the tensors' deltas; 0 if lossless.
+        bound: least bytes that any code needs for what is approximated, see `TensorEntry.bound`; None if not known.
+        bounded_bytes: coded bytes of what the bound is about.
     """
 
     name: str
@@ -51,6 +53,13 @@ class Kind:
     codecs: tuple[str, ...]
     ranks: Range | None
     errors: Range
+    bound: int | None
+    bounded_bytes: int
+
+    @property
+    def over_bound(self) -> float | None:
+        """How many times the bound the coded bytes are; None where there is no bound, or where it is zero."""
+        return self.bounded_bytes / self.bound if self.bound else None
 
     @property
     def bits_per_weight(self) -> float:
@@ -66,6 +75,7 @@ class Kind:
         """
         parts = [part for entry in entries for part in entry.parts]
         found = [rank for part in parts for rank in _ranks(part, name)]
+        bounds = [entry.bound for entry in entries if entry.bound is not None]
         return cls(
             name=name,
             tensors=len(entries),
@@ -74,6 +84,8 @@ class Kind:
             codecs=tuple(sorted({part.codec for part in parts} | {"tied" for entry in entries if entry.same_as})),
             ranks=Range(min(found), max(found)) if found else None,
             errors=Range(min(entry.error for entry in entries), max(entry.error for entry in entries)),
+            bound=sum(bounds) if bounds else None,
+            bounded_bytes=sum(entry.bounded_bytes for entry in entries),
         )
 
 

@@ -8,15 +8,16 @@ import click
 
 import skillpack
 from skillpack.cli.console import counted, human
-from skillpack.cli.documents import pack_document
+from skillpack.cli.documents import pack_document, sweep_document
 from skillpack.cli.options import dry_run_option, history_options, output_options, parse_size, store_options
-from skillpack.errors import listing
+from skillpack.errors import UsageError, listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from skillpack.cli.console import Output
-    from skillpack.packing import PackReport
+    from skillpack.packing import PackReport, SweepReport
+    from skillpack.packing.sweeping import SweepPoint
 
 
 @click.command(
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--max-kl", type=float, metavar="NATS", help="Mean KL from the fine-tune that it may have on texts.")
 @click.option("--calibration", metavar="DATA", help="Texts to learn from; self for what the fine-tune writes itself.")
 @click.option("--refine", type=click.IntRange(0), metavar="STEPS", help="Of learning; 16 if there are texts.")
+@click.option("--sweep", type=click.Path(file_okay=False), metavar="FOLDER", help="Write the curve of all sizes here.")
 @click.option("--license", metavar="ID", help="SPDX identifier for the model card; by default the base's.")
 @history_options
 @store_options
@@ -48,6 +50,7 @@ def pack(
     max_kl: float | None,
     calibration: str | None,
     refine: int | None,
+    sweep: str | None,
     license: str | None,  # noqa: A002 - the option's name
     message: str,
     author: str | None,
@@ -71,7 +74,23 @@ def pack(
     dropped if it does not help there. Some dozens of texts are of use. DATA is as for skillpack eval: a .txt or .jsonl
     file, a dataset's folder, or org/name; prompts without answers are answered by the fine-tune, and with self it
     writes all texts itself.
+
+    --sweep packs at nine sizes from about 0.3 % to 12 % of the fine-tune and writes size against relative error to
+    FOLDER as curve.json, curve.png and curve.svg; with --calibration DATA, which may be self, also against KL, by real
+    forward passes. No skill is put into the library then, and none of --exact, --size, --quality, --max-kl, --refine
+    and --dry-run makes sense. It needs matplotlib: python -m pip install "skillpack[plot]". In Python:
+    skillpack.sweep.
     """
+    if sweep is not None:
+        if exact or dry_run or any(goal is not None for goal in (size, quality, max_kl, refine)):
+            raise UsageError(
+                "--sweep packs at many sizes and keeps none",
+                hint="Leave out --sweep, or all other goals and --dry-run.",
+            )
+        with output.progress() as progress:
+            curve = skillpack.sweep(base, tuned, sweep, calibration=calibration, progress=progress)
+        _show_curve(curve, output)
+        return
     with output.progress() as progress:
         report = skillpack.pack(
             base,
@@ -94,6 +113,25 @@ def pack(
     output.result(pack_document(report, dry_run=dry_run), *_summary(report))
 
 
+def _show_curve(curve: SweepReport, output: Output) -> None:
+    if output.as_json:
+        output.document(sweep_document(curve))
+        return
+    measured = curve.samples is not None
+    rows = [
+        (human(point.size), f"{point.share:.2%}", f"{point.error:.3g}", *(_divergence(point) if measured else ()))
+        for point in curve.points
+    ]
+    headings = ["bytes", "share", "error", *(["KL", "95 % interval"] if measured else [])]
+    output.table(dict.fromkeys(headings, "right"), rows)
+    output.say(f"wrote {', '.join(map(str, curve.written))}", "no skill was put into the library")
+
+
+def _divergence(point: SweepPoint) -> tuple[str, str]:
+    low, high = point.kl_interval or (0.0, 0.0)
+    return f"{point.kl:.3g}", f"{low:.3g}-{high:.3g}"
+
+
 def _summary(report: PackReport) -> Iterator[str]:
     manifest = report.manifest
     stored = bool(report.digest)
@@ -111,10 +149,10 @@ def _summary(report: PackReport) -> Iterator[str]:
         + (f"{counted(rough, 'tensor')} approximated" if rough else "comes back bit for bit")
     )
     if report.measured is not None:
-        kl, upper, samples, tokens = report.measured
+        measured = report.measured
         yield (
-            f"KL from the fine-tune: {kl:.3g} nats, at most {upper:.3g} with 97.5 % confidence "
-            f"({counted(samples, 'sample')}, {tokens:,} predictions)"
+            f"KL from the fine-tune: {measured.kl:.3g} nats, at most {measured.upper:.3g} with 97.5 % confidence "
+            f"({counted(measured.samples, 'sample')}, {measured.tokens:,} predictions)"
         )
     if report.code_files:
         yield f"left out, since a skill never carries code: {listing(report.code_files)}"

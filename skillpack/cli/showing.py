@@ -26,6 +26,7 @@ _FIGURES: Final[dict[str, Literal["left", "right"]]] = {
     "rank": "right",
     "bits/weight": "right",
     "error": "right",
+    "x bound": "right",
 }
 
 
@@ -38,11 +39,14 @@ _FIGURES: Final[dict[str, Literal["left", "right"]]] = {
 @store_options
 @output_options
 def show(skill: str, *, tensors: bool, card: bool, store: str | None, branch: str, output: Output) -> None:
-    """Show what a skill changes, and the bytes, share, codec, rank, bits per weight and error of each kind of module.
+    """Show what a skill changes, and bytes, share, codec, rank, bits per weight and error of each kind of module.
 
     SKILL is an address. The error is what coding left out of the delta, relative to the delta (Frobenius norms); where
     a kind holds several tensors the least and the largest are given. Bytes are the coded ones; the manifest's own are
     listed at the end, so that the sum is the size of the skill on disk.
+
+    The last column, x bound, is how many times the least bytes are taken that any code needs on average to come as
+    close to Gaussian deltas of the same structure (docs/compression.md). What comes back bit for bit has no such bound.
     """
     found = skillpack.show(skill, store=store, branch=branch)
     if output.as_json:
@@ -65,6 +69,9 @@ def _header(found: SkillDetails) -> Iterator[str]:
     yield f"committed: {moment(summary.time)} by {summary.author}: {summary.message}"
     yield f"base: {manifest.base_fingerprint}"
     yield f"fine-tune: {manifest.tuned_fingerprint}"
+    over = manifest.over_bound(summary.size)
+    if manifest.bound is not None and over is not None:
+        yield f"bound: {human(manifest.bound)}; what is approximated takes {over:.3g} times that, manifest included"
     yield f"tensors changed: {len(manifest.tensors)}"
     if manifest.gone:
         yield f"tensors gone: {listing(name for name, _ in manifest.gone)}"
@@ -79,16 +86,15 @@ def _print_kinds(found: SkillDetails, output: Output) -> None:
     total = found.skill.size
     manifest = found.skill.manifest
     rows: list[tuple[str, ...]] = [
-        (kind.name, str(kind.tensors), *_figures(kind, total), _range(kind.errors))
-        for kind in by_kind(manifest.tensors)
+        (kind.name, str(kind.tensors), *_figures(kind, total)) for kind in by_kind(manifest.tensors)
     ]
     coded_files = sum(file.coded for file in manifest.files)
     rest = total - coded_files - sum(entry.nbytes for entry in manifest.tensors)
     if coded_files:
         rows.append(
-            (counted(len(manifest.files), "file"), "", human(coded_files), _share(coded_files, total), *[""] * 4)
+            (counted(len(manifest.files), "file"), "", human(coded_files), _share(coded_files, total), *[""] * 5)
         )
-    rows.append(("manifest, headers", "", human(rest), _share(rest, total), *[""] * 4))
+    rows.append(("manifest, headers", "", human(rest), _share(rest, total), *[""] * 5))
     output.table({"modules": "left", "tensors": "right", **_FIGURES}, rows)
 
 
@@ -99,13 +105,20 @@ def _print_tensors(found: SkillDetails, output: Output) -> None:
     for entry in found.skill.manifest.tensors:
         alone = Kind.of(entry.name, [entry])
         shape = "x".join(map(str, entry.shape)) or "scalar"
-        rows.append((entry.name, entry.dtype, shape, *_figures(alone, found.skill.size), _range(alone.errors)))
+        rows.append((entry.name, entry.dtype, shape, *_figures(alone, found.skill.size)))
     output.table({"tensor": "left", "dtype": "left", "shape": "right", **_FIGURES}, rows)
 
 
-def _figures(kind: Kind, total: int) -> tuple[str, str, str, str, str]:
-    ranks = "" if kind.ranks is None else _range(kind.ranks)
-    return human(kind.nbytes), _share(kind.nbytes, total), "+".join(kind.codecs), ranks, f"{kind.bits_per_weight:.3g}"
+def _figures(kind: Kind, total: int) -> tuple[str, ...]:
+    return (
+        human(kind.nbytes),
+        _share(kind.nbytes, total),
+        "+".join(kind.codecs),
+        "" if kind.ranks is None else _range(kind.ranks),
+        f"{kind.bits_per_weight:.3g}",
+        _range(kind.errors),
+        "" if kind.over_bound is None else f"{kind.over_bound:.3g}",
+    )
 
 
 def _range(numbers: Range) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.protocol import Analysis, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
@@ -63,7 +64,7 @@ class LowRank:
 
     def analyse(self, delta: Floats, finest: float) -> Analysis:
         """Singular vectors and values of the columns that `finest` would keep, by the Gram matrix in float64."""
-        spectrum, vectors = _eigen(delta)
+        spectrum, vectors, energies = _eigen(delta)
         size = int((spectrum > self._threshold(delta.shape, finest)).sum())
         values, near = spectrum[:size], vectors[:, :size]
         far = _project(delta, near, values)
@@ -73,7 +74,17 @@ class LowRank:
             "right": right.astype(np.float32),
             "values": values.astype(np.float32),
             "all_values": spectrum.astype(np.float32),
+            "shares": (energies / max(float(energies.sum()), np.finfo(np.float64).tiny)).astype(np.float32),
         }
+
+    def source(self, analysis: Analysis) -> Source:
+        """See `LossyCodec`: rows of the longer side are Gaussian with one covariance, each with a scale of its own.
+
+        The covariance, which is that of the delta, and the scales are known. So there is one coefficient for each row
+        and direction, and the singular vectors of the shorter side cost nothing.
+        """
+        squares = np.square(analysis["all_values"], dtype=np.float64)
+        return product_source(float(squares.sum()), [analysis["shares"], squares])
 
     def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
         """See `LossyCodec`; distortion is the noise of all kept coefficients plus the energy left out."""
@@ -203,8 +214,8 @@ def rank(parameters: Mapping[str, Any]) -> int:
     return int(sum(parameters["columns"]))
 
 
-def _eigen(delta: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Singular values, descending, and the singular vectors of the shorter side of a matrix.
+def _eigen(delta: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Singular values, descending, singular vectors of the shorter side, and squared norms of rows of the longer one.
 
     The Gram matrix squares the condition number, so singular values below 1e-8 of the largest are noise; a codec's
     step is far above that.
@@ -214,12 +225,14 @@ def _eigen(delta: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float
     rows, columns = delta.shape
     size = max(1, _BLOCK // min(rows, columns))
     gram = torch.zeros((min(rows, columns),) * 2, dtype=torch.float64)
+    energies = np.empty(max(rows, columns))
     for first in range(0, max(rows, columns), size):
         block = delta[first : first + size] if rows >= columns else delta[:, first : first + size].T
         piece = torch.from_numpy(block.astype(np.float64))
+        energies[first : first + size] = piece.square().sum(dim=1).numpy()
         gram.addmm_(piece.T, piece)
     squares, vectors = torch.linalg.eigh(gram)
-    return squares.flip(0).clamp_min(0).sqrt().numpy(), vectors.flip(1).numpy()
+    return squares.flip(0).clamp_min(0).sqrt().numpy(), vectors.flip(1).numpy(), energies
 
 
 def _project(delta: Floats, near: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from skillpack.codecs.entropy import Chunk, ChunkReader
+    from skillpack.codecs.gaussian import Source
     from skillpack.codecs.noise import Seed
     from skillpack.tensors import Floats, Tensor
 
@@ -87,3 +88,9 @@ class LossyCodec(Codec, Protocol):
 
     def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
         """Write the delta down with quantisation step `step`, in the units of the delta."""
+
+    def source(self, analysis: Analysis) -> Source:
+        """The Gaussian source with the structure that the codec makes use of, for the least bits that any code needs.
+
+        Whatever a decoder could be told for little is to be taken as known, so that the bound is rather too low.
+        """

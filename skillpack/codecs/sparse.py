@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from skillpack.codecs.gaussian import Source
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.protocol import Analysis, Encoding, Layout
 from skillpack.errors import DamagedSkillError
@@ -64,6 +65,19 @@ class Sparse:
 
         error = float(np.square(symbols * np.float32(step) - delta, dtype=np.float64).sum())
         return Encoding({"step": step}, chunks, error)
+
+    def source(self, analysis: Analysis) -> Source:
+        """See `LossyCodec`: the entries that are not zero, Gaussian with the mean square of their row.
+
+        Their places and the mean squares are known.
+        """
+        delta = analysis["delta"]
+        energies, counts = np.zeros(delta.shape[0]), np.zeros(delta.shape[0])
+        for block in _row_blocks(delta.shape):
+            energies[block] = np.square(delta[block], dtype=np.float64).sum(axis=1)
+            counts[block] = np.count_nonzero(delta[block], axis=1)
+        some = counts > 0
+        return Source(energies[some] / counts[some], counts[some])
 
     def decode(
         self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout, reference: Tensor | None

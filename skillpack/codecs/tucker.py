@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.multilinear import Doubles, directions, multiplied, projected
 from skillpack.codecs.protocol import Analysis, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
@@ -101,6 +102,15 @@ class Tucker:
                 yield [(f"tucker.{level}", symbols[levels == level]) for level in np.unique(levels).tolist()]
 
         return Encoding(parameters, chunks, _distortion(core, factors, gains, step, energy))
+
+    def source(self, analysis: Analysis) -> Source:
+        """See `LossyCodec`: the entries of the core of all directions, whose energies along each axis are known.
+
+        The directions along all axes cost nothing.
+        """
+        axes = range(analysis["delta"].ndim)
+        squares = [np.square(analysis[f"norms{axis}"], dtype=np.float64) for axis in axes]
+        return product_source(float(squares[0].sum()), squares)
 
     def decode(
         self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout, reference: Tensor | None

@@ -38,12 +38,14 @@ class Measured(NamedTuple):
         upper: upper end of its 95 % bootstrap interval.
         samples: texts that were measured.
         tokens: predictions that were measured.
+        lower: lower end of the interval.
     """
 
     kl: float
     upper: float
     samples: int
     tokens: int
+    lower: float
 
 
 class Trials:
@@ -101,7 +103,8 @@ class Trials:
         stage = Stage(self._progress, "measuring", sum(batch.nbytes for batch in self._batches))
         comparison.compare(packed, self._batches, stage, tensors=False)
         report = comparison.report("candidate")
-        return Measured(report.kl, report.kl_interval[1], report.samples, report.tokens)
+        lower, upper = report.kl_interval
+        return Measured(report.kl, upper, report.samples, report.tokens, lower)
 
 
 def open_trials(

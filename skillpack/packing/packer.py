@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import zstandard
@@ -37,6 +37,8 @@ _SAMPLE: Final = 8
 """How many tensors are looked at first to learn what step a goal asks for."""
 _MARGIN: Final = 1.6
 """Deltas are analysed for steps finer than expected by this factor."""
+_FINER: Final = 256
+"""How much finer the last step of a ladder is where there are small tensors only."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,28 @@ class Packed:
         payload: its coded streams; to be closed.
         size: bytes of everything that its digest will cover.
         step: with which it was coded.
+        error: Frobenius norm of what coding left out of all approximated tensors, relative to that of their deltas.
     """
 
     manifest: Manifest
     payload: Payload
     size: int
     step: float
+    error: float
+
+
+class _Quality(NamedTuple):
+    """How close a tensor came; all zero and None if it is lossless.
+
+    Attributes:
+        error: see `LossyPlan.error`.
+        bound: see `TensorEntry.bound`.
+        missed: squared Frobenius norm of what coding left out.
+    """
+
+    error: float = 0.0
+    bound: int | None = None
+    missed: float = 0.0
 
 
 @dataclass
@@ -151,7 +169,7 @@ class Packer:
 
     def first_step(self) -> float:
         """The step of the quality that is asked for, or of the default one."""
-        guess = self._first_guess() if self._lossy else 1.0
+        guess = self._first_guess(self._goal.size) if self._lossy else 1.0
         self._analyse(guess)
         return guess
 
@@ -164,6 +182,32 @@ class Packer:
         if step < self._finest:
             self._analyse(step / _MARGIN)
         return self._coded(step)
+
+    def ladder(self, smallest: int, largest: int, number: int) -> list[float]:
+        """Steps in geometric progression, falling, whose packs take about so many bytes at either end.
+
+        Tensors are analysed for the finest step, so that all of them can be coded. Sizes are those that singular values
+        predict; what does not depend on the step is not counted.
+
+        Args:
+            smallest: bytes of the pack with the first step.
+            largest: bytes of the pack with the last one.
+            number: of steps.
+
+        Raises:
+            NotFiniteError: a tensor holds NaN or infinity.
+            UsageError: all that changes comes back bit for bit.
+        """
+        if not self._lossy:
+            raise UsageError("all that differs comes back bit for bit, at one size", hint="Leave out --sweep.")
+        guess = self._first_guess(largest)
+        if any(plan.is_matrix for plan in self._lossy):
+            self._analyse(guess / _MARGIN)
+            first, last = (max(self._finest, self._predicted(self._lossy, size)) for size in (smallest, largest))
+        else:
+            first, last = guess, guess / _FINER
+            self._analyse(last)
+        return [float(step) for step in np.geomspace(first, last, number)]
 
     @property
     def lossy(self) -> tuple[LossyPlan, ...]:
@@ -180,12 +224,14 @@ class Packer:
         """The step that meets the goal, as far as estimates tell."""
         if self._goal.size is None or not self._lossy:
             return self.first_step()
-        guess = self._first_guess()
+        guess = self._first_guess(self._goal.size)
         finest, largest = guess / _MARGIN, 0.0
         while True:
             self._analyse(finest)
             try:
-                return step_for_size(self._estimated_size, self._goal.size, self._predicted(self._lossy), finest)
+                return step_for_size(
+                    self._estimated_size, self._goal.size, self._predicted(self._lossy, self._goal.size), finest
+                )
             except FinerStepNeededError:
                 size = self._estimated_size(finest)
                 if size <= largest:  # no codec goes any finer
@@ -193,8 +239,8 @@ class Packer:
                 largest = size
                 finest /= 4
 
-    def _first_guess(self) -> float:
-        """A step close to the one that meets the goal, from a few tensors."""
+    def _first_guess(self, size: int | None) -> float:
+        """A step close to the one that gives so many bytes, or the quality that is asked for, from a few tensors."""
         matrices = [plan for plan in self._lossy if plan.is_matrix]
         if not matrices:
             self._analyse(math.inf)
@@ -206,15 +252,15 @@ class Packer:
             scales = [plan.scale for plan in sample if plan.scale] or [1.0]
             if any(plan.scale for plan in sample):
                 break
-        if self._goal.size is not None:
-            return self._predicted(sample)
+        if size is not None:
+            return self._predicted(sample, size)
         quality = DEFAULT_QUALITY if self._goal.quality is None else self._goal.quality
         return statistics.median(scales) * _STEP_AT_NO_QUALITY * (1 - quality)
 
-    def _predicted(self, plans: Sequence[LossyPlan]) -> float:
+    def _predicted(self, plans: Sequence[LossyPlan], size: float) -> float:
         """The step at which these tensors take their share of the size, were singular vectors Gaussian."""
         share = sum(plan.elements for plan in plans) / max(1, sum(plan.elements for plan in self._lossy))
-        target = 8 * (self._goal.size or 0) * share
+        target = 8 * size * share
         low, high = 2.0**-60, 2.0**60
         while high / low > 1.01:
             middle = math.sqrt(low * high)
@@ -252,7 +298,7 @@ class Packer:
         tables = self._tables(step)
         entries, blocks = [], {FILES: sum(len(coded) for _, coded in self._files)}
         for job in self._jobs:
-            entry = self._entry(job.change, job.parts, 0.1)
+            entry = self._entry(job.change, job.parts, _expected_quality(job))
             entries.append(entry)
             block = block_of(entry.name)
             blocks[block] = blocks.get(block, 0) + entry.nbytes
@@ -263,30 +309,35 @@ class Packer:
         tables = self._tables(step)
         payload = Payload()
         stage = Stage(self._progress, "coding", sum(job.nbytes for job in self._jobs))
-        entries = []
+        entries, missed = [], 0.0
         coded = for_each(lambda job: self._code(job, step, tables), self._jobs, lambda job: job.elements)
-        for job, (parts, chunks, error) in zip(self._jobs, coded, strict=True):
-            entries.append(self._entry(job.change, parts, error))
+        for job, (parts, chunks, quality) in zip(self._jobs, coded, strict=True):
+            entries.append(self._entry(job.change, parts, quality))
+            missed += quality.missed
             for chunk in chunks:
                 payload.add(block_of(job.change.name), chunk)
             stage.advance(job.nbytes)
         for _, content in self._files:
             payload.add(FILES, content)
         manifest = self._manifest(entries, tables)
-        return Packed(manifest, payload, _total_size(manifest, payload.sizes()), step)
+        energy = sum(plan.energy for plan in self._lossy)
+        error = math.sqrt(missed / energy) if energy else 0.0
+        return Packed(manifest, payload, _total_size(manifest, payload.sizes()), step, error)
 
-    def _code(self, job: _Job, step: float, tables: Tables) -> tuple[list[Part], list[bytes], float]:
-        parts, streams, error = [], [], 0.0
+    def _code(self, job: _Job, step: float, tables: Tables) -> tuple[list[Part], list[bytes], _Quality]:
+        parts, streams, quality = [], [], _Quality()
         for plan in job.plans:
             codec, encoding = plan.encode(step)
             chunks = [encode_chunk(chunk, tables) for chunk in encoding.chunks()]
             part = Part(codec, encoding.parameters, tuple(len(chunk) for chunk in chunks))
             parts.append(part)
             streams += chunks
-            error = max(error, _checked(plan, part, chunks, tables))
-        return parts, streams, error
+            error = _checked(plan, part, chunks, tables)
+            if isinstance(plan, LossyPlan):
+                quality = _Quality(error, _whole(plan.least_bytes(error)), error**2 * plan.energy)
+        return parts, streams, quality
 
-    def _entry(self, change: Change, parts: Sequence[Part], error: float) -> TensorEntry:
+    def _entry(self, change: Change, parts: Sequence[Part], quality: _Quality) -> TensorEntry:
         main, rows = [*parts, None, None][:2]
         return TensorEntry(
             name=change.name,
@@ -298,7 +349,8 @@ class Packer:
             same_as=change.same_as,
             main=main,
             rows=rows,
-            error=float(f"{error:.3g}"),
+            error=float(f"{quality.error:.3g}"),
+            bound=quality.bound,
         )
 
     def _manifest(self, entries: Sequence[TensorEntry], tables: Tables) -> Manifest:
@@ -322,6 +374,18 @@ def _count(job: _Job, step: float) -> list[tuple[Part, Histogram]]:
         histogram = count_all(encoding.chunks())
         counted.append((Part(codec, encoding.parameters, (math.ceil(histogram.size()),)), histogram))
     return counted
+
+
+def _expected_quality(job: _Job) -> _Quality:
+    """Figures that take about as much of a manifest as the real ones will."""
+    if not any(isinstance(plan, LossyPlan) for plan in job.plans):
+        return _Quality()
+    return _Quality(0.1, _whole(0.6 * job.parts[0].nbytes))
+
+
+def _whole(nbytes: float) -> int | None:
+    """Bytes to three digits; None for infinitely many."""
+    return round(float(f"{nbytes:.3g}")) if math.isfinite(nbytes) else None
 
 
 def _checked(plan: Plan, part: Part, chunks: Sequence[bytes], tables: Tables) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 
 from skillpack.codecs.entropy import count_all
 from skillpack.codecs.exact import Exact
+from skillpack.codecs.gaussian import least_bits
 from skillpack.codecs.lowrank import LowRank
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
@@ -26,6 +27,7 @@ from skillpack.tensors import DTYPE_BYTES, FLOAT_DTYPES, Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from skillpack.codecs.gaussian import Source
     from skillpack.codecs.protocol import Analysis, Encoding, LosslessCodec, LossyCodec
     from skillpack.delta import Change, Delta
     from skillpack.tensors import Floats
@@ -78,6 +80,7 @@ class LossyPlan:
         seed: of its rounding noise.
         analyses: per codec, what it found out and the greatest step it may use.
         scale: typical strength of a direction per coefficient, in the units of a step; 0 for small tensors.
+        energy: squared Frobenius norm of the delta.
         gains: of the low-rank columns, as `LowRank` has them; empty without refinement.
     """
 
@@ -86,7 +89,9 @@ class LossyPlan:
     seed: Seed
     analyses: list[tuple[LossyCodec, Analysis, float]] = field(default_factory=list)
     scale: float = 0.0
+    energy: float = 0.0
     gains: tuple[int, ...] = ()
+    _sources: list[Source] = field(default_factory=list)
 
     @property
     def elements(self) -> int:
@@ -117,7 +122,8 @@ class LossyPlan:
             NotFiniteError: the delta holds NaN or infinity.
         """
         values, mean_square, density = self._spooled_delta()
-        self.scale = 0.0
+        self.scale, self.energy = 0.0, mean_square * values.size
+        self._sources.clear()
         if not self.is_matrix:
             limit = math.sqrt(mean_square) / _VECTOR_STEPS or 1.0
             codec = Sparse(stochastic=True)
@@ -164,6 +170,21 @@ class LossyPlan:
             return offers[0]
         costs = [(offer.distortion, 8 * count_all(offer.chunks()).size()) for _, offer in offers]
         return offers[cheapest(costs, step)]
+
+    def least_bytes(self, error: float) -> float:
+        """Bytes that any code needs on average for Gaussians with the delta's structure.
+
+        Of the sources that the codecs make use of, the one that needs least. Only after `analyse`.
+
+        Args:
+            error: relative Frobenius error that is left, as `error` gives it.
+
+        Returns:
+            0 where leaving out the tensor does no worse, infinity without any error.
+        """
+        if not self._sources:
+            self._sources.extend(codec.source(analysis) for codec, analysis, _ in self.analyses)
+        return min(least_bits(source, error**2 * source.energy) for source in self._sources) / 8
 
     def operands(self) -> tuple[Tensor | None, Tensor]:
         """The base's and the tuned tensor, of the rows they have in common."""

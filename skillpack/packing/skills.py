@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skillpack.checkpoint import Checkpoint
+    from skillpack.delta import Delta
     from skillpack.evaluating.trials import Measured
     from skillpack.library import StoreLike
     from skillpack.manifest import Manifest
@@ -61,6 +62,16 @@ class PackReport:
     unchanged: int
     code_files: tuple[str, ...]
     measured: Measured | None = None
+
+    @property
+    def bound(self) -> int | None:
+        """Least bytes of any code for Gaussians like the approximated deltas; see `Manifest.bound`."""
+        return self.manifest.bound
+
+    @property
+    def over_bound(self) -> float | None:
+        """How many times the bound what is approximated takes; see `Manifest.over_bound`."""
+        return self.manifest.over_bound(self.size)
 
 
 def pack(
@@ -122,21 +133,16 @@ def pack(
     if calibration is not None and max_kl is None and not refine:
         raise UsageError("nothing is done with the calibration texts", hint="Leave out --exact or --refine 0.")
     name = check_skill_name(name or _name_of(tuned))
-    base_model = open_checkpoint(base)
-    tuned_model = open_tuned(tuned, base_model)
-    reading = Stage(progress, "comparing models", _bytes(base_model) + _bytes(tuned_model))
-    delta = find_delta(base_model, tuned_model, progress=reading.advance)
-    if not (delta.changes or delta.gone or delta.files):
-        raise UsageError(f"{tuned} does not differ from {base}", hint="There is nothing to pack.")
+    delta = compared(base, tuned, progress)
     packed, measured = _pack(Packer(delta, goal, progress), (base, tuned), goal, calibration, progress)
     report = PackReport(
         name=name,
         version=None,
         digest="",
         size=packed.size,
-        tuned_size=_bytes(tuned_model),
+        tuned_size=checkpoint_bytes(delta.tuned),
         manifest=packed.manifest,
-        unchanged=len(tuned_model.tensors) - len(delta.changes),
+        unchanged=len(delta.tuned.tensors) - len(delta.changes),
         code_files=delta.code_files,
         measured=measured,
     )
@@ -148,7 +154,7 @@ def pack(
         skill = repository.put_skill(packed.manifest.dump(), MEDIA_TYPE, layers)
     # What cannot be opened must not get into a library.
     open_skill(repository, skill.digest, name)
-    facts = CardFacts(name, base_name(base_model), license or base_license(base_model), report.size, report.tuned_size)
+    facts = CardFacts(name, base_name(delta.base), license or base_license(delta.base), report.size, report.tuned_size)
     repository.attach(skill, CARD_TYPE, card_files(write_card(facts, packed.manifest)))
     commit_skills(repository, {name: skill}, branch=branch, author=author, message=message or f"Pack {name}")
     found = repository.resolve(f"{name}@{skill.digest}", branch)
@@ -171,7 +177,24 @@ def _pack(
         return measured_pack(packer, goal, Candidates(trials, models[0], Path(room)), progress)
 
 
-def _bytes(checkpoint: Checkpoint) -> int:
+def compared(base: str | Path, tuned: str | Path, progress: Progress = silent) -> Delta:
+    """What a fine-tune changes.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be read, or the two do not fit each other.
+        UsageError: nothing differs.
+    """
+    base_model = open_checkpoint(base)
+    tuned_model = open_tuned(tuned, base_model)
+    reading = Stage(progress, "comparing models", checkpoint_bytes(base_model) + checkpoint_bytes(tuned_model))
+    delta = find_delta(base_model, tuned_model, progress=reading.advance)
+    if not (delta.changes or delta.gone or delta.files):
+        raise UsageError(f"{tuned} does not differ from {base}", hint="There is nothing to pack.")
+    return delta
+
+
+def checkpoint_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of all tensors."""
     return sum(info.nbytes for info in checkpoint.tensors.values())
 
 

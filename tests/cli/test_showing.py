@@ -65,6 +65,37 @@ def test_exact_parts_have_no_error(library, run_json):
     assert found["up_proj"]["error"][1] > 0
 
 
+def test_the_bound_of_what_is_approximated(library, run, run_json):
+    found = run_json("show", "math")
+    kinds = {kind["kind"]: kind for kind in found["kinds"]}
+    for kind in found["kinds"]:
+        assert (kind["bound"] is None) == (kind["error"][1] == 0)
+    up = kinds["up_proj"]
+    assert up["over_bound"] == up["bytes"] / up["bound"] > 1
+    assert found["bound"] == sum(kind["bound"] or 0 for kind in found["kinds"])
+    rough = sum(kind["bytes"] for kind in found["kinds"] if kind["bound"] is not None)
+    assert found["over_bound"] > rough / found["bound"]
+    text = run("show", "math").stdout
+    assert f"takes {found['over_bound']:.3g} times that" in text
+    rows = {line.partition("  ")[0]: line.split() for line in text.splitlines()}
+    assert rows["up_proj"][-1] == f"{up['over_bound']:.3g}"
+    assert float(rows["norms"][-1]) == 0
+
+
+def test_a_lossless_skill_has_no_bound(library, run, run_json):
+    found = run_json("show", "math@1")
+    assert (found["bound"], found["over_bound"]) == (None, None)
+    assert "bound: " not in run("show", "math@1").stdout
+
+
+def test_a_skill_without_bounds_shows_none():
+    old = entry("up.weight", main=Part("lowrank", {"columns": [2]}, (100,)), error=0.5)
+    kind = Kind.of("up", [old])
+    assert (kind.bound, kind.over_bound) == (None, None)
+    none = Kind.of("up", [entry("up.weight", main=Part("lowrank", {"columns": [2]}, (100,)), error=1.5, bound=0)])
+    assert (none.bound, none.over_bound) == (0, None)
+
+
 def test_show_card(library, run):
     assert run("show", "math", "--card").stdout == skillpack.show("math").card
 

@@ -20,7 +20,7 @@ MANIFEST = Manifest(
     renaming=Renaming("", "bert."),
     gone=(("cls.bias", DIGEST), ("cls.weight", DIGEST)),
     tensors=(
-        TensorEntry("a.0.w", "BF16", (5, 4), "a.0.w", DIGEST, main=MAIN, error=0.125),
+        TensorEntry("a.0.w", "BF16", (5, 4), "a.0.w", DIGEST, main=MAIN, error=0.125, bound=100),
         TensorEntry(
             "a.1.w", "F32", (9, 4), "a.1.w", DIGEST, 7, main=Part("exact", {}, (8,)), rows=Part("raw", {}, (30,))
         ),
@@ -52,6 +52,25 @@ def test_its_json_is_canonical_and_leaves_out_what_is_absent():
     assert list(document()["tensors"][2]) == ["dtype", "main", "name", "shape"]
     assert document()["tensors"][0]["digest"] == DIGEST.removeprefix("sha256:")
     assert document()["coder"] == "constriction-ans-24"
+
+
+def test_a_manifest_without_a_bound_opens_and_has_none():
+    old = Manifest.load(dumped(removed(("tensors", 0, "bound"))))
+    assert [entry.bound for entry in old.tensors] == [None] * 4
+    assert (old.bound, old.over_bound(1000), old.tensors[0].bounded_bytes) == (None, None, 0)
+
+
+def test_the_bound_is_about_what_is_approximated():
+    assert (MANIFEST.bound, MANIFEST.tensors[0].bounded_bytes) == (100, 120)
+    # Of 1000 bytes, 38 are lossless and 76 are files.
+    assert MANIFEST.over_bound(1000) == 8.86
+    assert Manifest.load(dumped(replaced(("tensors", 0, "bound"), 0))).over_bound(1000) is None
+
+
+def test_keys_of_a_tensor_that_are_not_known_are_ignored():
+    changed = document()
+    changed["tensors"][0]["colour"] = "red"
+    assert Manifest.load(dumped(changed)) == MANIFEST
 
 
 def paths(value, path=()):
@@ -138,7 +157,7 @@ def test_numbers_and_containers_of_another_type_are_refused(path, value):
         Manifest.load(dumped(replaced(path, value)))
 
 
-OPTIONAL = [("tensors", 0, "error")]
+OPTIONAL = [("tensors", 0, "error"), ("tensors", 0, "bound")]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,10 @@ def pack(llama, texts, tmp_path):
 def test_what_is_measured_is_what_an_evaluation_finds(llama, texts, tmp_path, pack, room):
     report = pack(0.05)
     found = skillpack.evaluate("within", llama.base, llama.tuned, texts, store=tmp_path / "store")
-    assert report.measured == (found.kl, found.kl_interval[1], found.samples, found.tokens)
+    assert report.measured == (
+        *(found.kl, found.kl_interval[1], found.samples, found.tokens),
+        found.kl_interval[0],
+    )
     assert report.measured.kl < report.measured.upper <= 0.05
     assert list(room.iterdir()) == []
 
@@ -120,7 +123,7 @@ class Curve:
         self.open -= 1
 
     def measure(self, packed):
-        return Measured(self.kl_at(packed.step) / 2, self.kl_at(packed.step), 1, 1)
+        return Measured(self.kl_at(packed.step) / 2, self.kl_at(packed.step), 1, 1, 0.0)
 
 
 @pytest.mark.parametrize("start", [1e-3, 0.1, 1.0, 30.0])

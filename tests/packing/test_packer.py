@@ -233,3 +233,35 @@ def test_an_estimate_is_off_by_no_more_than_the_padding_of_each_stream(tmp_path)
     packed.payload.close()
     step = packer._counted[0]
     assert abs(packer._estimated_size(step) - packed.size) < 16 * len(BASE)
+
+
+def test_approximated_tensors_have_a_bound_that_they_exceed(packed):
+    bounds = []
+    for quality in (0.9, 0.99, 0.999):
+        result = packed(BASE, TUNED, quality=quality)
+        for entry in result.manifest.tensors:
+            assert (entry.bound is None) == (entry.error == 0), entry.name
+            if entry.bound is not None:
+                assert entry.bound <= entry.main.nbytes
+                assert entry.bound == float(f"{entry.bound:.3g}")
+        over = result.manifest.over_bound(result.size)
+        rough = sum(entry.nbytes for entry in result.manifest.tensors if entry.error)
+        assert over * result.manifest.bound > rough
+        bounds.append(result.manifest.bound)
+    assert bounds == sorted(bounds)
+    assert packed(BASE, TUNED, exact=True).manifest.bound is None
+
+
+def test_rows_of_a_grown_vocabulary_are_not_held_against_the_bound(packed):
+    grown = np.concatenate([TUNED[EMBED], normal(7, 64, seed=50)])
+    entry = entries(packed(BASE, TUNED | {EMBED: grown}))[EMBED]
+    assert entry.bounded_bytes == entry.main.nbytes == entry.nbytes - entry.rows.nbytes
+
+
+def test_a_pack_knows_its_error_over_all_that_it_approximates(packed):
+    result = packed(BASE, TUNED, quality=0.99)
+    energies = {name: float(np.square(TUNED[name] - BASE[name], dtype=float).sum()) for name in BASE}
+    rough = {name: entry.error for name, entry in entries(result).items() if entry.error}
+    missed = sum(rough[name] ** 2 * energies[name] for name in rough)
+    assert result.error == pytest.approx(math.sqrt(missed / sum(energies[name] for name in rough)), rel=0.02)
+    assert packed(BASE, TUNED, exact=True).error == 0

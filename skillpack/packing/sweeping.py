@@ -1,0 +1,198 @@
+"""The whole curve of size against quality of a fine-tune: packs at many sizes, none of which is kept."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from skillpack.errors import UsageError
+from skillpack.fingerprint import fingerprint
+from skillpack.packing.drawing import check_drawing, drawn
+from skillpack.packing.packer import Goal, Packer
+from skillpack.packing.skills import checkpoint_bytes, compared
+from skillpack.progress import Progress, silent
+from skillpack_store import disk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from skillpack.evaluating.trials import Measured
+    from skillpack.packing.divergence import Candidates
+    from skillpack.packing.packer import Packed
+    from skillpack.texts import Sample
+
+POINTS: Final = 9
+_SHARES: Final = 0.003, 0.12
+"""Sizes at both ends of the curve, in shares of the fine-tune's tensors; roughly."""
+_NAMES: Final = "curve.json", "curve.png", "curve.svg"
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One pack.
+
+    Attributes:
+        step: with which it was coded, in the units of the weights.
+        size: bytes on disk of everything that a skill's digest would cover.
+        share: `size` in relation to the fine-tune's tensors.
+        error: Frobenius norm of what coding left out of the approximated tensors, relative to that of their deltas.
+        bound: least bytes of any code at this error, see `Manifest.bound`.
+        kl: mean KL(tuned || packed), nats per prediction; None without texts.
+        kl_interval: ends of its 95 % bootstrap interval; None without texts.
+    """
+
+    step: float
+    size: int
+    share: float
+    error: float
+    bound: int | None
+    kl: float | None = None
+    kl_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """The curve of a fine-tune.
+
+    Attributes:
+        base_fingerprint: of the base.
+        tuned_fingerprint: of the fine-tune.
+        tuned_size: bytes of the fine-tune's tensors.
+        points: smallest first.
+        samples: texts that the divergence was measured on; None without texts.
+        tokens: predictions that it was measured on; None without texts.
+        written: files with the curve.
+    """
+
+    base_fingerprint: str
+    tuned_fingerprint: str
+    tuned_size: int
+    points: tuple[SweepPoint, ...]
+    samples: int | None
+    tokens: int | None
+    written: tuple[Path, ...]
+
+
+def sweep(
+    base: str | Path,
+    tuned: str | Path,
+    folder: str | Path,
+    *,
+    points: int = POINTS,
+    calibration: str | Path | Sequence[Sample] | None = None,
+    progress: Progress = silent,
+) -> SweepReport:
+    """Pack a fine-tune at many sizes, and write size against quality as JSON and as pictures. No skill is kept.
+
+    Args:
+        base: folder, ``.safetensors`` file or hub id of the model that the fine-tune started from.
+        tuned: the same for the fine-tune; or the folder of a PEFT LoRA adapter.
+        folder: where ``curve.json``, ``curve.png`` and ``curve.svg`` go; it is made if it is not there.
+        points: how many packs to try; those that are no larger than a rougher one are left out.
+        calibration: texts as `skillpack.texts.read_samples` reads them, samples, or "self" for texts that the fine-tune
+            writes itself. With texts every pack is installed on a copy of the base and its KL(tuned || packed) is
+            measured.
+        progress: called during the work.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be read, or the two do not fit each other.
+        NotFiniteError: the fine-tune holds NaN or infinity.
+        UsageError: nothing is approximated, or pictures cannot be drawn since matplotlib is not installed.
+        DataError: the texts cannot be used.
+        UnsupportedCheckpointError: the divergence of this kind of model cannot be measured.
+        OSError: the folder cannot be made or written.
+
+    Example:
+        >>> sweep("org/base", "./math-tuned", "math-curve")  # doctest: +SKIP
+    """
+    if points < 2:
+        raise UsageError(f"{points} points make no curve", hint="Ask for 2 or more; 9 are usual.")
+    check_drawing()
+    disk.make_directory(Path(folder))
+    delta = compared(base, tuned, progress)
+    tuned_size = checkpoint_bytes(delta.tuned)
+    numbered = _Numbered(progress)
+    packer = Packer(delta, Goal(), numbered)
+    smallest, largest = (round(share * tuned_size) for share in _SHARES)
+    steps = packer.ladder(smallest, largest, points)
+    with _candidates(base, tuned, calibration, numbered) as candidates:
+        found, measured = _measured(packer, steps, tuned_size, candidates, numbered)
+    report = SweepReport(
+        base_fingerprint=fingerprint(delta.base_digests),
+        tuned_fingerprint=fingerprint(delta.tuned_digests),
+        tuned_size=tuned_size,
+        points=tuple(found),
+        samples=None if measured is None else measured.samples,
+        tokens=None if measured is None else measured.tokens,
+        written=tuple(Path(folder) / name for name in _NAMES),
+    )
+    _write(report)
+    return report
+
+
+class _Numbered:
+    """Progress that says which point of the curve is at work."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.point = ""
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        self._progress(done, total, f"{what}{self.point}")
+
+
+@contextmanager
+def _candidates(
+    base: str | Path, tuned: str | Path, texts: str | Path | Sequence[Sample] | None, progress: Progress
+) -> Iterator[Candidates | None]:
+    """What measures packs; None without texts."""
+    if texts is None:
+        yield None
+        return
+    # Only here, since transformers takes seconds to load.
+    from skillpack.evaluating.trials import open_trials
+    from skillpack.packing.divergence import Candidates
+
+    with tempfile.TemporaryDirectory(prefix="skillpack-sweep-") as room:
+        trials = open_trials(base, tuned, texts, Path(room), progress=progress)
+        yield Candidates(trials, base, Path(room))
+
+
+def _measured(
+    packer: Packer, steps: Sequence[float], tuned_size: int, candidates: Candidates | None, progress: _Numbered
+) -> tuple[list[SweepPoint], Measured | None]:
+    points: list[SweepPoint] = []
+    measured: Measured | None = None
+    for number, step in enumerate(steps, start=1):
+        progress.point = f", point {number} of {len(steps)}"
+        packed = packer.coded_at(step)
+        # At either end of what codecs can do, another step gives the same pack.
+        if not points or packed.size > points[-1].size:
+            measured = None if candidates is None else candidates.measure(packed)
+            points.append(_point(packed, tuned_size, measured))
+        packed.payload.close()
+    return points, measured
+
+
+def _point(packed: Packed, tuned_size: int, measured: Measured | None) -> SweepPoint:
+    return SweepPoint(
+        step=packed.step,
+        size=packed.size,
+        share=packed.size / max(1, tuned_size),
+        error=packed.error,
+        bound=packed.manifest.bound,
+        kl=None if measured is None else measured.kl,
+        kl_interval=None if measured is None else (measured.lower, measured.upper),
+    )
+
+
+def _write(report: SweepReport) -> None:
+    document = {name: value for name, value in asdict(report).items() if name != "written"}
+    for path in report.written:
+        kind = path.suffix.removeprefix(".")
+        text = (json.dumps(document, indent=2) + "\n").encode() if kind == "json" else drawn(report.points, kind)
+        disk.replace(path, [text])
