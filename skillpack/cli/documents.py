@@ -176,6 +176,7 @@ def pack_document(report: PackReport, *, dry_run: bool) -> dict[str, Any]:
         "kl_upper": None if measured is None else measured.upper,
         "samples": None if measured is None else measured.samples,
         "tokens": None if measured is None else measured.tokens,
+        "resumed": report.resumed,
         "dry_run": dry_run,
     }
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--refine", type=click.IntRange(0), default=0, metavar="STEPS", help="Learn from texts; 30 are of use.")
 @click.option("--calibration", metavar="DATA", help="Texts; by default self, what the fine-tune writes itself.")
 @click.option("--license", metavar="ID", help="SPDX identifier for the model card; by default the base's.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Tensors at a time; one per core by default.")
 @history_options
 @store_options
 @dry_run_option
@@ -49,6 +50,7 @@ def pack(
     refine: int,
     calibration: str | None,
     license: str | None,  # noqa: A002 - the option's name
+    workers: int | None,
     message: str,
     author: str | None,
     store: str | None,
@@ -85,6 +87,7 @@ def pack(
             message=message,
             author=author,
             license=license,
+            workers=workers,
             dry_run=dry_run,
             progress=progress,
         )
@@ -107,6 +110,8 @@ def _summary(report: PackReport) -> Iterator[str]:
         f"{counted(len(manifest.files), 'file')} changed; "
         + (f"{counted(rough, 'tensor')} approximated" if rough else "comes back bit for bit")
     )
+    if report.resumed:
+        yield f"resumed: {counted(report.resumed, 'tensor')} had been analysed before an earlier pack was interrupted"
     if report.measured is not None:
         kl, upper, samples, tokens = report.measured
         yield (

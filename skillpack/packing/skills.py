@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,16 @@ from typing import TYPE_CHECKING
 from skillpack.checkpoint import open_checkpoint, open_tuned
 from skillpack.delta import find_delta
 from skillpack.errors import UsageError
+from skillpack.fingerprint import fingerprint
 from skillpack.library import commit_skills, open_or_create
 from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
 from skillpack.model_card import CARD_TYPE, CardFacts, base_license, base_name, card_files, write_card
+from skillpack.packing.analysis import Analyst
 from skillpack.packing.packer import Goal, Packer
+from skillpack.packing.unfinished import unfinished_work
+from skillpack.packing.workers import Threads
 from skillpack.progress import Progress, Stage, silent
+from skillpack.settings import unfinished_folder
 from skillpack.skill import open_skill
 from skillpack_store import check_skill_name
 
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skillpack.checkpoint import Checkpoint
+    from skillpack.delta import Delta
     from skillpack.evaluating.trials import Measured
     from skillpack.library import StoreLike
     from skillpack.manifest import Manifest
@@ -47,6 +54,7 @@ class PackReport:
         unchanged: how many tensors are the same in base and fine-tune.
         code_files: Python files of the fine-tune, which are never carried.
         measured: how far it is from the fine-tune on texts; None if that was not asked for.
+        resumed: how many tensors an interrupted run of the same pack had already analysed.
     """
 
     name: str
@@ -58,6 +66,7 @@ class PackReport:
     unchanged: int
     code_files: tuple[str, ...]
     measured: Measured | None = None
+    resumed: int = 0
 
 
 def pack(
@@ -76,10 +85,14 @@ def pack(
     message: str = "",
     author: str | None = None,
     license: str | None = None,  # noqa: A002 - the field's name in a model card
+    workers: int | None = None,
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> PackReport:
     """Turn a fine-tune into a skill and commit it to a library.
+
+    A pack that was interrupted goes on where it was when it is started again: analyses of tensors are kept in the
+    user's cache until then, 14 days at most.
 
     Args:
         base: folder, ``.safetensors`` file or hub id of the model that the fine-tune started from.
@@ -100,6 +113,8 @@ def pack(
         message: why, for the history.
         author: who, for the history; by default the user's login.
         license: SPDX identifier for the model card; by default the base's, as its model card says.
+        workers: tensors that are worked on at a time; by default one for each core. The skill is the same, byte for
+            byte, whatever their number.
         dry_run: do all the work but store nothing.
         progress: called during the work.
 
@@ -123,19 +138,24 @@ def pack(
     delta = find_delta(base_model, tuned_model, progress=reading.advance)
     if not (delta.changes or delta.gone or delta.files):
         raise UsageError(f"{tuned} does not differ from {base}", hint="There is nothing to pack.")
-    packed, measured = _pack(Packer(delta, goal, progress), (base, tuned), goal, calibration, progress)
-    report = PackReport(
-        name=name,
-        version=None,
-        digest="",
-        size=packed.size,
-        tuned_size=_bytes(tuned_model),
-        manifest=packed.manifest,
-        unchanged=len(tuned_model.tensors) - len(delta.changes),
-        code_files=delta.code_files,
-        measured=measured,
-    )
-    with closing(packed.payload):
+    with ExitStack() as stack:
+        unfinished = stack.enter_context(unfinished_work(unfinished_folder(), _pack_name(delta)))
+        threads = Threads(workers)
+        packer = Packer(delta, goal, progress, analyst=Analyst(threads, unfinished=unfinished), threads=threads)
+        packed, measured = _pack(packer, (base, tuned), goal, calibration, progress)
+        stack.callback(packed.payload.close)
+        report = PackReport(
+            name=name,
+            version=None,
+            digest="",
+            size=packed.size,
+            tuned_size=_bytes(tuned_model),
+            manifest=packed.manifest,
+            unchanged=len(tuned_model.tensors) - len(delta.changes),
+            code_files=delta.code_files,
+            measured=measured,
+            resumed=len(unfinished.resumed),
+        )
         if dry_run:
             return report
         repository = open_or_create(store)
@@ -164,6 +184,12 @@ def _pack(
         data = SELF if texts is None else texts
         trials = open_trials(*models, data, Path(room), learn=goal.refine > 0, progress=progress)
         return measured_pack(packer, goal, Candidates(trials, models[0], Path(room)), progress)
+
+
+def _pack_name(delta: Delta) -> str:
+    """What unfinished work on two models is found by, whatever is to be achieved with them."""
+    models = fingerprint(delta.base_digests) + fingerprint(delta.tuned_digests)
+    return hashlib.sha256(models.encode()).hexdigest()[:32]
 
 
 def _bytes(checkpoint: Checkpoint) -> int:
