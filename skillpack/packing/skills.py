@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ from skillpack.library import commit_skills, open_or_create
 from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
 from skillpack.model_card import CARD_TYPE, CardFacts, base_license, base_name, card_files, write_card
 from skillpack.packing.analysis import Analyst
+from skillpack.packing.cluster import connected
+from skillpack.packing.device import check_device
 from skillpack.packing.packer import Goal, Packer
 from skillpack.packing.unfinished import unfinished_work
 from skillpack.packing.workers import Threads
@@ -27,7 +29,7 @@ from skillpack.skill import open_skill
 from skillpack_store import check_skill_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from skillpack.checkpoint import Checkpoint
     from skillpack.delta import Delta
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from skillpack.library import StoreLike
     from skillpack.manifest import Manifest
     from skillpack.packing.packer import Packed
+    from skillpack.packing.workers import Workers
     from skillpack.texts import Sample
 
     Texts = str | Path | Sequence[Sample] | None
@@ -86,6 +89,8 @@ def pack(
     author: str | None = None,
     license: str | None = None,  # noqa: A002 - the field's name in a model card
     workers: int | None = None,
+    device: str = "cpu",
+    ray: str | None = None,
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> PackReport:
@@ -115,13 +120,18 @@ def pack(
         license: SPDX identifier for the model card; by default the base's, as its model card says.
         workers: tensors that are worked on at a time; by default one for each core. The skill is the same, byte for
             byte, whatever their number.
+        device: torch device that finds singular vectors: "cuda", "cuda:1", "mps" or "cpu". Another kind of device
+            gives a skill of the same size and quality, within 1 %, but not the same bytes.
+        ray: address of a running Ray cluster that finds singular vectors: "HOST:PORT" if this machine is one of its
+            nodes, "ray://HOST:PORT" or "auto". The skill is the same as without, on machines of the same kind.
         dry_run: do all the work but store nothing.
         progress: called during the work.
 
     Raises:
         CheckpointError: a checkpoint cannot be read, or the two do not fit each other.
         NotFiniteError: the fine-tune holds NaN or infinity (exact packs keep them).
-        UsageError: nothing differs, the size or the divergence cannot be met, or arguments exclude one another.
+        UsageError: nothing differs, the size or the divergence cannot be met, arguments exclude one another, or the
+            device or the cluster is not there.
         DataError: the calibration texts cannot be used.
         UnsupportedCheckpointError: the divergence of this kind of model cannot be measured.
 
@@ -132,16 +142,16 @@ def pack(
     if calibration is not None and max_kl is None and not refine:
         raise UsageError("nothing is done with the calibration texts", hint="Add --refine 30, or --max-kl 0.02.")
     name = check_skill_name(name or _name_of(tuned))
-    base_model = open_checkpoint(base)
-    tuned_model = open_tuned(tuned, base_model)
-    reading = Stage(progress, "comparing models", _bytes(base_model) + _bytes(tuned_model))
-    delta = find_delta(base_model, tuned_model, progress=reading.advance)
-    if not (delta.changes or delta.gone or delta.files):
-        raise UsageError(f"{tuned} does not differ from {base}", hint="There is nothing to pack.")
     with ExitStack() as stack:
+        threads, analysts = stack.enter_context(_hired(workers, device, ray))
+        base_model = open_checkpoint(base)
+        tuned_model = open_tuned(tuned, base_model)
+        reading = Stage(progress, "comparing models", _bytes(base_model) + _bytes(tuned_model))
+        delta = find_delta(base_model, tuned_model, progress=reading.advance)
+        if not (delta.changes or delta.gone or delta.files):
+            raise UsageError(f"{tuned} does not differ from {base}", hint="There is nothing to pack.")
         unfinished = stack.enter_context(unfinished_work(unfinished_folder(), _pack_name(delta)))
-        threads = Threads(workers)
-        packer = Packer(delta, goal, progress, analyst=Analyst(threads, unfinished=unfinished), threads=threads)
+        packer = Packer(delta, goal, progress, analyst=Analyst(analysts, device, unfinished), threads=threads)
         packed, measured = _pack(packer, (base, tuned), goal, calibration, progress)
         stack.callback(packed.payload.close)
         report = PackReport(
@@ -168,6 +178,20 @@ def pack(
     commit_skills(repository, {name: skill}, branch=branch, author=author, message=message or f"Pack {name}")
     found = repository.resolve(f"{name}@{skill.digest}", branch)
     return replace(report, version=found.version, digest=skill.digest)
+
+
+@contextmanager
+def _hired(count: int | None, device: str, ray: str | None) -> Iterator[tuple[Threads, Workers]]:
+    """Threads, and who analyses on the device: these threads, or a cluster."""
+    if count is not None and count < 1:
+        raise UsageError(f"{count} workers do nothing", hint="Leave out --workers for one per core.")
+    if ray is not None and ":" in device:
+        raise UsageError(f"a cluster chooses itself which device is {device}", hint="Give its kind only, such as cuda.")
+    threads = Threads(count)
+    with nullcontext(threads) if ray is None else connected(ray, device) as analysts:
+        if device != "cpu":
+            analysts.run(check_device, device)
+        yield threads, analysts
 
 
 def _pack(
