@@ -1,7 +1,8 @@
 """Everything that SkillPack takes from the environment.
 
-`SKILLPACK_HOME` moves the folder in which the default store lives. The Hugging Face libraries read `HF_HOME`,
-`HF_HUB_OFFLINE` and their other variables themselves, and temporary files go where `TMPDIR` says.
+`SKILLPACK_HOME` moves the folder in which the default store and what interrupted packs leave live. The Hugging Face
+libraries read `HF_HOME`, `HF_HUB_OFFLINE` and their other variables themselves, and temporary files go where `TMPDIR`
+says.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ def default_store() -> Path:
     """Folder of the store that is used when none is named."""
     home = os.environ.get(HOME_VARIABLE)
     return (Path(home) if home else platformdirs.user_data_path("skillpack")) / "store"
+
+
+def unfinished_folder() -> Path:
+    """Folder of what interrupted packs leave for the next ones."""
+    home = os.environ.get(HOME_VARIABLE)
+    return (Path(home) if home else platformdirs.user_cache_path("skillpack")) / "unfinished"
 
 
 def default_author() -> str:

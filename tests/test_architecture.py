@@ -44,7 +44,7 @@ def modules_of(*parents):
 def test_the_rules_are_applied_to_all_modules():
     assert {"skillpack.codecs.exact", "skillpack.cli", "skillpack_store.blobs", "skillpack"} <= MODULES.keys()
     assert "skillpack.tensors.Tensor" in set(imports("skillpack.skill"))
-    assert "torch" in set(imports("skillpack.codecs.lowrank"))
+    assert "torch" in set(imports("skillpack.codecs.gram"))
 
 
 @pytest.mark.parametrize("module", modules_of("skillpack_store"))

@@ -90,6 +90,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "kl_upper": "upper end of its 95 % interval; likewise",
         "samples": "texts it was measured on; likewise",
         "tokens": "predictions it was measured on; likewise",
+        "resumed": "tensors that an earlier pack had analysed before it was interrupted",
         "dry_run": "nothing was stored",
         "points[].step": "quantisation step; points[] and written[] are for --sweep, which prints no more than these, "
         "tuned_size, samples and tokens",
@@ -195,6 +196,7 @@ def pack_document(report: PackReport, *, dry_run: bool) -> dict[str, Any]:
         "kl_upper": None if measured is None else measured.upper,
         "samples": None if measured is None else measured.samples,
         "tokens": None if measured is None else measured.tokens,
+        "resumed": report.resumed,
         "dry_run": dry_run,
         "points": [],
         "written": [],

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skillpack.codecs.gaussian import Source, product_source
+from skillpack.codecs.gram import in_coordinates, principal
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.protocol import Analysis, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
@@ -54,20 +55,23 @@ class LowRank:
         dead_zone: None for stochastic rounding. Otherwise magnitudes are rounded down where their fraction is less
             than this: least squared error per bit, but biased towards zero.
         gains: factor of each column, units of 1 / 128 from 1 on, the strongest column first; columns beyond have none.
+        device: torch device that analyses; encoding and decoding need none.
         name: the codec's name in a manifest; both ways of rounding decode alike.
     """
 
     keep: float = 0.3
     dead_zone: float | None = None
     gains: tuple[int, ...] = ()
+    device: str = "cpu"
     name: str = "lowrank"
 
     def analyse(self, delta: Floats, finest: float) -> Analysis:
         """Singular vectors and values of the columns that `finest` would keep, by the Gram matrix in float64."""
-        spectrum, vectors, energies = _eigen(delta)
+        spectrum, vectors = _eigen(delta, self.device)
+        energies = _row_energies(delta)
         size = int((spectrum > self._threshold(delta.shape, finest)).sum())
         values, near = spectrum[:size], vectors[:, :size]
-        far = _project(delta, near, values)
+        far = _project(delta, near, values, self.device)
         left, right = (far, near) if delta.shape[0] >= delta.shape[1] else (near, far)
         return {
             "left": left.astype(np.float32),
@@ -214,39 +218,34 @@ def rank(parameters: Mapping[str, Any]) -> int:
     return int(sum(parameters["columns"]))
 
 
-def _eigen(delta: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Singular values, descending, singular vectors of the shorter side, and squared norms of rows of the longer one.
-
-    The Gram matrix squares the condition number, so singular values below 1e-8 of the largest are noise; a codec's
-    step is far above that.
-    """
-    import torch
-
+def _eigen(delta: Floats, device: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Singular values, descending, and the singular vectors of the shorter side of a matrix."""
     rows, columns = delta.shape
     size = max(1, _BLOCK // min(rows, columns))
-    gram = torch.zeros((min(rows, columns),) * 2, dtype=torch.float64)
-    energies = np.empty(max(rows, columns))
-    for first in range(0, max(rows, columns), size):
-        block = delta[first : first + size] if rows >= columns else delta[:, first : first + size].T
-        piece = torch.from_numpy(block.astype(np.float64))
-        energies[first : first + size] = piece.square().sum(dim=1).numpy()
-        gram.addmm_(piece.T, piece)
-    squares, vectors = torch.linalg.eigh(gram)
-    return squares.flip(0).clamp_min(0).sqrt().numpy(), vectors.flip(1).numpy(), energies
+    pieces = (
+        delta[first : first + size] if rows >= columns else delta[:, first : first + size].T
+        for first in range(0, max(rows, columns), size)
+    )
+    return principal(pieces, min(rows, columns), device)
 
 
-def _project(delta: Floats, near: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def _row_energies(delta: Floats) -> npt.NDArray[np.float64]:
+    """Squared norms of the rows of the longer side."""
+    axis = 1 if delta.shape[0] >= delta.shape[1] else 0
+    return np.square(delta, dtype=np.float64).sum(axis=axis)
+
+
+def _project(
+    delta: Floats, near: npt.NDArray[np.float64], values: npt.NDArray[np.float64], device: str
+) -> npt.NDArray[np.float32]:
     """Singular vectors of the longer side, from those of the shorter one."""
-    import torch
-
     tall = delta if delta.shape[0] >= delta.shape[1] else delta.T
-    directions = torch.from_numpy(near.astype(np.float32))
     far = np.empty((tall.shape[0], values.size), np.float32)
     size = max(1, _BLOCK // tall.shape[1])
-    for first in range(0, tall.shape[0], size):
-        block, piece = np.ascontiguousarray(tall[first : first + size]), far[first : first + size]
-        torch.matmul(torch.from_numpy(block), directions, out=torch.from_numpy(piece))
-        np.divide(piece, values, out=piece, casting="same_kind")
+    starts = range(0, tall.shape[0], size)
+    blocks = (np.ascontiguousarray(tall[first : first + size]) for first in starts)
+    for first, projected in zip(starts, in_coordinates(blocks, near.astype(np.float32), device), strict=True):
+        np.divide(projected, values, out=far[first : first + size], casting="same_kind")
     return far
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from skillpack.codecs.gram import Doubles, principal
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
@@ -15,36 +16,30 @@ if TYPE_CHECKING:
 
     from skillpack.tensors import Floats
 
-Doubles = npt.NDArray[np.float64]
-
 _BLOCK: Final = 1 << 20
 """Elements that are worked on at a time."""
 _EXACT_BITS: Final = 52
 
 
-def directions(tensor: Floats, axis: int) -> tuple[Doubles, Doubles]:
+def directions(tensor: Floats, axis: int, device: str = "cpu") -> tuple[Doubles, Doubles]:
     """Norms, descending, and orthonormal directions of a tensor's slices along an axis.
 
-    This is one axis of the higher-order singular value decomposition (De Lathauwer et al. 2000), from the Gram matrix
-    in float64. Norms below 1e-8 of the greatest are noise.
+    This is one axis of the higher-order singular value decomposition (De Lathauwer et al. 2000), from the Gram matrix:
+    see `skillpack.codecs.gram.principal`.
 
     Args:
         tensor: fp32; may be a memory map and is read in blocks.
         axis: of `length` slices.
+        device: torch device that does the work.
 
     Returns:
         fp64 of shapes (length,) and (length, length), directions being columns.
     """
-    import torch
-
     view = _around(tensor, axis)
-    gram = torch.zeros((view.shape[1],) * 2, dtype=torch.float64)
-    for depth, width in _tiles(*view.shape):
-        block = np.moveaxis(view[depth, :, width], 1, 2).reshape(-1, view.shape[1])
-        piece = torch.from_numpy(block.astype(np.float64))
-        gram.addmm_(piece.T, piece)
-    squares, vectors = torch.linalg.eigh(gram)
-    return squares.flip(0).clamp_min(0).sqrt().numpy(), vectors.flip(1).numpy()
+    blocks = (
+        np.moveaxis(view[depth, :, width], 1, 2).reshape(-1, view.shape[1]) for depth, width in _tiles(*view.shape)
+    )
+    return principal(blocks, view.shape[1], device)
 
 
 def projected(tensor: Floats, factors: Mapping[int, Floats]) -> Floats:

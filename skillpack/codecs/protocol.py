@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Analysis = Mapping[str, npt.NDArray[np.float32]]
 """What a lossy codec finds out about a delta once, to encode it at many step sizes; arrays that may live on disk."""
+DELTA: Final = "delta"
+"""What an analysis calls the delta itself where encoding needs it; unlike the rest, it costs nothing to find out."""
 Parameters = dict[str, Any]
 """A codec's own side information: JSON values."""
 

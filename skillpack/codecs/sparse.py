@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from skillpack.codecs.gaussian import Source
 from skillpack.codecs.matrix import matrix_shape
-from skillpack.codecs.protocol import Analysis, Encoding, Layout
+from skillpack.codecs.protocol import DELTA, Analysis, Encoding, Layout
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class Sparse:
     def analyse(self, delta: Floats, finest: float) -> Analysis:
         """The delta itself."""
         del finest
-        return {"delta": delta}
+        return {DELTA: delta}
 
     def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
         """See `LossyCodec`; distortion is the squared error of this very rounding."""
-        delta = analysis["delta"]
+        delta = analysis[DELTA]
         peak = float(max(delta.max(initial=0), -delta.min(initial=0)))
         step = max(step, _FINEST * peak, float(np.finfo(np.float32).tiny))
         symbols = self._symbols(delta, step, seed)

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from skillpack.codecs.gaussian import Source, product_source
-from skillpack.codecs.multilinear import Doubles, directions, multiplied, projected
-from skillpack.codecs.protocol import Analysis, Encoding, Layout, Parameters
+from skillpack.codecs.gaussian import Doubles, Source, product_source
+from skillpack.codecs.multilinear import directions, multiplied, projected
+from skillpack.codecs.protocol import DELTA, Analysis, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from skillpack.codecs.entropy import Chunk, ChunkReader, Group
+    from skillpack.codecs.gram import Doubles
     from skillpack.codecs.noise import Noise, Seed
     from skillpack.tensors import Floats, Tensor
 
@@ -52,10 +53,12 @@ class Tucker:
     Attributes:
         keep: slices are kept while their norm exceeds `keep` times step times (number of elements)**(1/4), the same
             point as for the columns of `LowRank`, so that neither of the two is more biased than the other.
+        device: torch device that analyses; encoding and decoding need none.
         name: the codec's name in a manifest.
     """
 
     keep: float = 0.3
+    device: str = "cpu"
     name: str = "tucker"
 
     def analyse(self, delta: Floats, finest: float) -> Analysis:
@@ -65,9 +68,9 @@ class Tucker:
             delta: fp32 of a shape that `tensor_shape` gives; may be a memory map and is read in blocks.
             finest: no step size below this one will be asked for.
         """
-        found: dict[str, npt.NDArray[np.float32]] = {"delta": delta}
+        found: dict[str, npt.NDArray[np.float32]] = {DELTA: delta}
         for axis in range(delta.ndim):
-            norms, vectors = directions(delta, axis)
+            norms, vectors = directions(delta, axis, self.device)
             found[f"norms{axis}"] = norms.astype(np.float32)
             least = self._threshold(delta.shape, max(finest, _finest(found["norms0"])))
             # Compared as encoding does it, so that both keep the same.
@@ -77,7 +80,7 @@ class Tucker:
 
     def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
         """See `LossyCodec`; distortion is the expected noise, products of noise included, plus the energy left out."""
-        delta = analysis["delta"]
+        delta = analysis[DELTA]
         norms = [analysis[f"norms{axis}"].astype(np.float64) for axis in range(delta.ndim)]
         step = max(step, _finest(norms[0]))
         energy = float(np.square(norms[0]).sum())

@@ -17,17 +17,18 @@ from skillpack.errors import SkillPackError, UsageError
 from skillpack.fingerprint import fingerprint
 from skillpack.manifest import FILES, LAYER_TYPE, MEDIA_TYPE, CodedFile, Manifest, Part, TensorEntry, block_of
 from skillpack.packing.allocate import FinerStepNeededError, step_for_size
+from skillpack.packing.analysis import LOCAL, Analyst
 from skillpack.packing.payload import Payload, layer_blocks, layer_header
 from skillpack.packing.planning import LossyPlan, Plan, plan_change
-from skillpack.packing.workers import for_each
 from skillpack.progress import Stage, silent
 from skillpack.tensors import DTYPE_BYTES, Tensor
 from skillpack_store import Descriptor, SkillManifest, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from skillpack.delta import Change, Delta
+    from skillpack.packing.workers import Workers
     from skillpack.progress import Progress
 
 DEFAULT_QUALITY: Final = 0.9
@@ -134,9 +135,28 @@ class _Job:
 class Packer:
     """Packs one delta; keeps what it found out between the steps that a search tries."""
 
-    def __init__(self, delta: Delta, goal: Goal, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        delta: Delta,
+        goal: Goal,
+        progress: Progress = silent,
+        *,
+        analyst: Analyst = LOCAL,
+        threads: Workers = LOCAL.workers,
+    ) -> None:
+        """Prepare to pack.
+
+        Args:
+            delta: what to pack.
+            goal: what to achieve.
+            progress: called during the work.
+            analyst: who finds out what is costly to find out.
+            threads: who counts and codes.
+        """
         self._delta = delta
         self._goal = goal
+        self._analyst = analyst
+        self._threads = threads
         self._progress = progress
         self._jobs = [_Job(change, plan_change(delta, change, exact=goal.exact)) for change in delta.changes]
         self._lossy = [plan for job in self._jobs for plan in job.plans if isinstance(plan, LossyPlan)]
@@ -144,6 +164,7 @@ class Packer:
         self._files = [(change, compressor.compress(change.content)) for change in delta.files]
         self._counted: tuple[float, Tables] | None = None
         self._finest = math.inf
+        self._last: float | None = None
 
     def pack(self) -> Packed:
         """Code the delta so that it meets the goal.
@@ -157,6 +178,7 @@ class Packer:
         while True:
             packed = self._coded(step)
             if self._goal.size is None or packed.size <= self._goal.size:
+                self._last = step
                 return packed
             packed.payload.close()
             if not self._lossy or push > 1000:
@@ -221,17 +243,18 @@ class Packer:
         self._counted = None
 
     def _step(self) -> float:
-        """The step that meets the goal, as far as estimates tell."""
+        """The step that meets the goal, as far as estimates tell; close to the last one if there was one."""
         if self._goal.size is None or not self._lossy:
-            return self.first_step()
-        guess = self._first_guess(self._goal.size)
-        finest, largest = guess / _MARGIN, 0.0
+            return self._last or self.first_step()
+        start, finest, largest = self._last, self._finest, 0.0
+        if start is None:
+            finest = self._first_guess(self._goal.size) / _MARGIN
         while True:
-            self._analyse(finest)
+            if finest < self._finest:
+                self._analyse(finest)
+            start = start or self._predicted(self._lossy, self._goal.size)
             try:
-                return step_for_size(
-                    self._estimated_size, self._goal.size, self._predicted(self._lossy, self._goal.size), finest
-                )
+                return step_for_size(self._estimated_size, self._goal.size, start, finest)
             except FinerStepNeededError:
                 size = self._estimated_size(finest)
                 if size <= largest:  # no codec goes any finer
@@ -247,7 +270,7 @@ class Packer:
             return max(limit for plan in self._lossy for _, _, limit in plan.analyses)
         # Where only the dtype differs the delta is zero, which says nothing about the others.
         for sample in (matrices[:: -(-len(matrices) // _SAMPLE)], matrices):
-            for _ in for_each(lambda plan: plan.analyse(math.inf), sample, lambda plan: plan.elements):
+            for _ in self._analysed(sample, math.inf):
                 pass
             scales = [plan.scale for plan in sample if plan.scale] or [1.0]
             if any(plan.scale for plan in sample):
@@ -271,12 +294,15 @@ class Packer:
     def _analyse(self, finest: float) -> None:
         self._finest, self._counted = finest, None
         stage = Stage(self._progress, "analysing tensors", sum(plan.nbytes for plan in self._lossy))
-        for plan, _ in zip(
-            self._lossy,
-            for_each(lambda plan: plan.analyse(finest), self._lossy, lambda plan: plan.elements),
-            strict=True,
-        ):
+        for plan in self._analysed(self._lossy, finest):
             stage.advance(plan.nbytes)
+
+    def _analysed(self, plans: Sequence[LossyPlan], finest: float) -> Iterator[LossyPlan]:
+        def analyse(plan: LossyPlan) -> LossyPlan:
+            plan.analyse(finest, self._analyst)
+            return plan
+
+        return self._analyst.workers.for_each(analyse, plans, lambda plan: plan.elements)
 
     def _tables(self, step: float) -> Tables:
         """Count what all tensors take at a step, leaving each one's share in its job; the tables that suit them all."""
@@ -284,7 +310,7 @@ class Packer:
             return self._counted[1]
         stage = Stage(self._progress, "counting symbols", sum(job.nbytes for job in self._jobs))
         total = Histogram()
-        counts = for_each(lambda job: _count(job, step), self._jobs, lambda job: job.elements)
+        counts = self._threads.for_each(lambda job: _count(job, step), self._jobs, lambda job: job.elements)
         for job, counted in zip(self._jobs, counts, strict=True):
             job.parts = [part for part, _ in counted]
             for _, histogram in counted:
@@ -310,7 +336,7 @@ class Packer:
         payload = Payload()
         stage = Stage(self._progress, "coding", sum(job.nbytes for job in self._jobs))
         entries, missed = [], 0.0
-        coded = for_each(lambda job: self._code(job, step, tables), self._jobs, lambda job: job.elements)
+        coded = self._threads.for_each(lambda job: self._code(job, step, tables), self._jobs, lambda job: job.elements)
         for job, (parts, chunks, quality) in zip(self._jobs, coded, strict=True):
             entries.append(self._entry(job.change, parts, quality))
             missed += quality.missed

@@ -20,7 +20,8 @@ from skillpack.codecs.sparse import Sparse
 from skillpack.codecs.tucker import Tucker, tensor_shape
 from skillpack.errors import NotFiniteError
 from skillpack.packing.allocate import cheapest
-from skillpack.packing.spool import spool, spooled
+from skillpack.packing.analysis import LOCAL, Analyst, Offer
+from skillpack.packing.spool import spooled
 from skillpack.skill import first_rows
 from skillpack.tensors import DTYPE_BYTES, FLOAT_DTYPES, Tensor
 
@@ -115,40 +116,40 @@ class LossyPlan:
             return 0.0
         return codec.predicted_bits(analysis, step)
 
-    def analyse(self, finest: float) -> None:
+    def analyse(self, finest: float, analyst: Analyst = LOCAL) -> None:
         """Let the codecs look at the delta once, for steps of `finest` and above.
 
         Raises:
             NotFiniteError: the delta holds NaN or infinity.
         """
         values, mean_square, density = self._spooled_delta()
-        self.scale, self.energy = 0.0, mean_square * values.size
+        self.energy = mean_square * values.size
         self._sources.clear()
-        if not self.is_matrix:
-            limit = math.sqrt(mean_square) / _VECTOR_STEPS or 1.0
-            codec = Sparse(stochastic=True)
-            self.analyses = [(codec, spool(codec.analyse(values, finest)), limit)]
-            return
-        rows, columns = values.shape
-        self.scale = math.sqrt(mean_square * max(rows, columns)) / (rows * columns) ** 0.25
-        codecs: list[LossyCodec] = [self._low_rank]
-        if density < _SPARSE:
-            codecs.append(Sparse())
-        self.analyses = [(codec, spool(codec.analyse(values, finest)), math.inf) for codec in codecs]
-        shape = tensor_shape(common_shape(self.change))
-        if shape is not None:
-            tucker = Tucker()
-            self.analyses.append((tucker, spool(tucker.analyse(values.reshape(shape), finest)), math.inf))
+        self.scale = math.sqrt(mean_square * max(values.shape)) / values.size**0.25 if self.is_matrix else 0.0
+        offers = self._offers(values.shape, mean_square, density, analyst.device)
+        # What small tensors need is found out faster than kept or sent.
+        found = (analyst if self.is_matrix else LOCAL).analyse(values, offers, finest)
+        self.analyses = [(codec, analysis, limit) for (codec, _, limit), analysis in zip(offers, found, strict=True)]
+        self.set_gains(self.gains)
 
-    @property
-    def _low_rank(self) -> LowRank:
-        return replace(_TABLE if _EMBEDDING.search(self.change.name) else _LINEAR, gains=self.gains)
+    def _offers(self, shape: tuple[int, ...], mean_square: float, density: float, device: str) -> list[Offer]:
+        """Who may write the delta, as a matrix of that shape."""
+        if not self.is_matrix:
+            return [Offer(Sparse(stochastic=True), shape, math.sqrt(mean_square) / _VECTOR_STEPS or 1.0)]
+        codec = _TABLE if _EMBEDDING.search(self.change.name) else _LINEAR
+        offers = [Offer(replace(codec, device=device), shape, math.inf)]
+        if density < _SPARSE:
+            offers.append(Offer(Sparse(), shape, math.inf))
+        axes = tensor_shape(common_shape(self.change))
+        if axes is not None:
+            offers.append(Offer(Tucker(device=device), axes, math.inf))
+        return offers
 
     def set_gains(self, gains: tuple[int, ...]) -> None:
         """Use gains from now on."""
         self.gains = gains
         self.analyses = [
-            (self._low_rank if isinstance(codec, LowRank) else codec, analysis, limit)
+            (replace(codec, gains=gains) if isinstance(codec, LowRank) else codec, analysis, limit)
             for codec, analysis, limit in self.analyses
         ]
 

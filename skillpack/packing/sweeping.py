@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from skillpack.errors import UsageError
 from skillpack.fingerprint import fingerprint
 from skillpack.packing.drawing import check_drawing, drawn
-from skillpack.packing.packer import Goal, Packer
-from skillpack.packing.skills import checkpoint_bytes, compared
+from skillpack.packing.opening import Hands, checkpoint_bytes, opened
+from skillpack.packing.packer import Goal
 from skillpack.progress import Progress, silent
 from skillpack_store import disk
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from skillpack.evaluating.trials import Measured
     from skillpack.packing.divergence import Candidates
-    from skillpack.packing.packer import Packed
+    from skillpack.packing.packer import Packed, Packer
     from skillpack.texts import Sample
 
 POINTS: Final = 9
@@ -84,6 +84,9 @@ def sweep(
     *,
     points: int = POINTS,
     calibration: str | Path | Sequence[Sample] | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    ray: str | None = None,
     progress: Progress = silent,
 ) -> SweepReport:
     """Pack a fine-tune at many sizes, and write size against quality as JSON and as pictures. No skill is kept.
@@ -96,12 +99,16 @@ def sweep(
         calibration: texts as `skillpack.texts.read_samples` reads them, samples, or "self" for texts that the fine-tune
             writes itself. With texts every pack is installed on a copy of the base and its KL(tuned || packed) is
             measured.
+        workers: see `skillpack.pack`.
+        device: see `skillpack.pack`.
+        ray: see `skillpack.pack`.
         progress: called during the work.
 
     Raises:
         CheckpointError: a checkpoint cannot be read, or the two do not fit each other.
         NotFiniteError: the fine-tune holds NaN or infinity.
-        UsageError: nothing is approximated, or pictures cannot be drawn since matplotlib is not installed.
+        UsageError: nothing is approximated, the device or the cluster is not there, or pictures cannot be drawn since
+            matplotlib is not installed.
         DataError: the texts cannot be used.
         UnsupportedCheckpointError: the divergence of this kind of model cannot be measured.
         OSError: the folder cannot be made or written.
@@ -113,19 +120,19 @@ def sweep(
         raise UsageError(f"{points} points make no curve", hint="Ask for 2 or more; 9 are usual.")
     check_drawing()
     disk.make_directory(Path(folder))
-    delta = compared(base, tuned, progress)
-    tuned_size = checkpoint_bytes(delta.tuned)
     numbered = _Numbered(progress)
-    packer = Packer(delta, Goal(), numbered)
-    smallest, largest = (round(share * tuned_size) for share in _SHARES)
-    steps = packer.ladder(smallest, largest, points)
-    with _candidates(base, tuned, calibration, numbered) as candidates:
-        found, measured = _measured(packer, steps, tuned_size, candidates, numbered)
+    with opened(base, tuned, Goal(), Hands(workers, device, ray), numbered) as found:
+        delta, packer = found.delta, found.packer
+        tuned_size = checkpoint_bytes(delta.tuned)
+        smallest, largest = (round(share * tuned_size) for share in _SHARES)
+        steps = packer.ladder(smallest, largest, points)
+        with _candidates(base, tuned, calibration, numbered) as candidates:
+            curve, measured = _measured(packer, steps, tuned_size, candidates, numbered)
     report = SweepReport(
         base_fingerprint=fingerprint(delta.base_digests),
         tuned_fingerprint=fingerprint(delta.tuned_digests),
         tuned_size=tuned_size,
-        points=tuple(found),
+        points=tuple(curve),
         samples=None if measured is None else measured.samples,
         tokens=None if measured is None else measured.tokens,
         written=tuple(Path(folder) / name for name in _NAMES),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -17,31 +18,56 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def for_each(work: Callable[[T], R], items: Sequence[T], elements: Callable[[T], int]) -> Iterator[R]:
-    """Apply `work` to every item in threads and yield the results in the order of the items.
+class Workers(Protocol):
+    """Those who work: threads of this process, or machines of a cluster."""
 
-    Args:
-        work: spends its time in numpy and torch, which release the interpreter's lock.
-        items: what to work on.
-        elements: how many elements an item has; large ones run alone.
+    def for_each(self, work: Callable[[T], R], items: Sequence[T], elements: Callable[[T], int]) -> Iterator[R]:
+        """Apply `work` to every item, in threads of this process, and yield the results in the order of the items.
+
+        Args:
+            work: what is costly in it goes through `run`, or is in numpy and torch, which release the interpreter's
+                lock.
+            items: what to work on.
+            elements: how many elements an item has; what is in memory at a time is bounded by their sum.
+        """
+
+    def run(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Call a function of a module where the workers are, with one torch thread; for use within `work`."""
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Threads of this process.
+
+    Attributes:
+        count: how many; by default as many as there are cores for this process.
     """
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with _one_torch_thread(), ThreadPoolExecutor(workers) as pool:
-        first = 0
-        while first < len(items):
-            if elements(items[first]) >= LARGE:
-                yield work(items[first])
-                first += 1
-                continue
-            end = first
-            while end < len(items) and end - first < 4 * workers and elements(items[end]) < LARGE:
-                end += 1
-            yield from pool.map(work, items[first:end])
-            first = end
+
+    count: int | None = None
+
+    def for_each(self, work: Callable[[T], R], items: Sequence[T], elements: Callable[[T], int]) -> Iterator[R]:
+        """See `Workers`; large items run alone."""
+        workers = self.count or _cores()
+        with one_torch_thread(), ThreadPoolExecutor(workers) as pool:
+            first = 0
+            while first < len(items):
+                if elements(items[first]) >= LARGE:
+                    yield work(items[first])
+                    first += 1
+                    continue
+                end = first
+                while end < len(items) and end - first < 4 * workers and elements(items[end]) < LARGE:
+                    end += 1
+                yield from pool.map(work, items[first:end])
+                first = end
+
+    def run(self, function: Callable[..., R], *arguments: Any) -> R:
+        """See `Workers`; the calling thread does it."""
+        return function(*arguments)
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
     """Sums inside one torch operation depend on its number of threads; so it gets one, and tensors run side by side."""
     import torch
 
@@ -51,3 +77,7 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

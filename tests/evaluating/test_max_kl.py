@@ -29,10 +29,8 @@ def room(tmp_path, monkeypatch):
 @pytest.fixture
 def pack(llama, texts, tmp_path):
     def run(max_kl, calibration=texts, **arguments):
-        store = tmp_path / "store"
-        return skillpack.pack(
-            llama.base, llama.tuned, "within", max_kl=max_kl, calibration=calibration, store=store, **arguments
-        )
+        given = {"max_kl": max_kl, "calibration": calibration, "refine": 0, "store": tmp_path / "store"}
+        return skillpack.pack(llama.base, llama.tuned, "within", **given, **arguments)
 
     return run
 
@@ -95,12 +93,14 @@ def test_the_command(llama, texts, tmp_path):
     data = tmp_path / "texts.txt"
     data.write_text("\n\n".join(text.text for text in texts), encoding="utf-8")
     arguments = ["pack", str(llama.base), str(llama.tuned), "--name", "within", "--store", str(tmp_path / "store")]
-    result = CliRunner().invoke(command, [*arguments, "--max-kl", "0.05", "--calibration", str(data), "--json"])
+    result = CliRunner().invoke(
+        command, [*arguments, "--max-kl", "0.05", "--refine", "0", "--calibration", str(data), "--json"]
+    )
     assert result.exit_code == 0, result.output
     measured = json.loads(result.stdout)
     assert measured["samples"] == 4
     assert measured["kl"] < measured["kl_upper"] <= 0.05
-    shown = CliRunner().invoke(command, [*arguments, "--max-kl", "0.05", "--calibration", str(data)])
+    shown = CliRunner().invoke(command, [*arguments, "--max-kl", "0.05", "--refine", "0", "--calibration", str(data)])
     assert f"KL from the fine-tune: {measured['kl']:.3g} nats, at most {measured['kl_upper']:.3g}" in shown.output
 
 

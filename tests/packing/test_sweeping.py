@@ -85,7 +85,9 @@ def test_tensors_are_analysed_once(models, tmp_path, monkeypatch):
     seen = []
     analyse = LossyPlan.analyse
     monkeypatch.setattr(
-        LossyPlan, "analyse", lambda plan, finest: (seen.append((plan.change.name, finest)), analyse(plan, finest))[1]
+        LossyPlan,
+        "analyse",
+        lambda plan, finest, *rest: (seen.append((plan.change.name, finest)), analyse(plan, finest, *rest))[1],
     )
     skillpack.sweep(*models(), tmp_path / "curve", points=4)
     full = [name for name, finest in seen if finest < float("inf")]
