@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered, groups, read_groups
+from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered, gaussian_bits, groups, read_groups
 from skillpack.codecs.matrix import matrix_shape
-from skillpack.codecs.protocol import Analysis, Encoding, Layout, Parameters
+from skillpack.codecs.protocol import Analysis, Cost, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ _FINEST: Final = 2.0**-24
 """Smallest step relative to the largest entry; an fp32 delta is no more precise."""
 _SMOOTH: Final = 2
 """From this level on, entries spread over so many steps that the offset of the dither hardly matters."""
+_SAMPLES: Final = 65
+"""Rows and columns that a prediction looks at."""
 _SCALES: Final = ("direct.rows", "direct.columns")
 
 
@@ -96,7 +99,23 @@ class Direct:
                 contexts = _contexts(level + row_levels[block], column_levels)
                 yield list(self._grouped(contexts, values, dither, noise))
 
-        return Encoding(parameters, chunks, self._distortion(rows, shape, step))
+        squares = self._distortion(rows, shape, step)
+        return Encoding(parameters, chunks, squares, 0.0 if self.dead_zone is None else squares)
+
+    def predicted(self, analysis: Analysis, step: float, share: float = 1.0) -> Cost:
+        """What an analysed matrix will cost at `step`, were its entries Gaussian.
+
+        Args:
+            analysis: of the matrix, or its `mean_squares`.
+            step: quantisation step.
+            share: of the energy that there is; the rest is coded in some other way.
+        """
+        rows, columns = (
+            _sample(analysis[side]) * weight for side, weight in (("rows", math.sqrt(share) / step), ("columns", 1.0))
+        )
+        count = analysis["rows"].size * analysis["columns"].size
+        bits = float(gaussian_bits(np.multiply.outer(rows, columns)).mean())
+        return Cost(VARIANCE * step**2 * count, 0.0, bits * count)
 
     def decode(
         self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout, reference: Tensor | None
@@ -179,6 +198,12 @@ def _levels(analysis: Analysis, step: float) -> tuple[int, Integers, Integers]:
     return level, np.clip(rows - level, -_REACH, _REACH), np.clip(columns, -_REACH, _REACH)
 
 
+def _sample(sizes: Floats) -> Doubles:
+    """A few of many values that are distributed like all."""
+    ranks = np.linspace(0, max(0, sizes.size - 1), min(sizes.size, _SAMPLES)).astype(np.int64)
+    return np.sort(sizes)[ranks].astype(np.float64)
+
+
 def _half_octaves(sizes: Doubles) -> Integers:
     return np.rint(_PER_OCTAVE * np.log2(np.maximum(sizes, 2.0**-300))).astype(np.int64)
 
@@ -200,7 +225,7 @@ def _segments(contexts: npt.NDArray[np.int8]) -> Iterator[tuple[int, slice]]:
     """Level, and place when sorted, of each context that occurs and is coded."""
     lowest = _LEVELS[0]
     ends = np.cumsum(np.bincount(contexts.astype(np.int16) - lowest, minlength=1)).tolist()
-    for level, (first, last) in enumerate(zip(ends, ends[1:], strict=False), lowest + 1):
+    for level, (first, last) in enumerate(pairwise(ends), lowest + 1):
         if first < last:
             yield level, slice(first, last)
 

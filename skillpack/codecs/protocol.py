@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,28 @@ class Encoding:
     Attributes:
         parameters: side information for the manifest.
         chunks: yields the chunks anew at every call: the first pass counts them, the second codes them.
-        distortion: expected squared error plus squared bias of the delta in the metric, for choosing between codecs.
+        distortion: expected squared error, for choosing between codecs.
+        bias: how much of the distortion is systematic, like directions left out, and not noise of mean zero.
     """
 
     parameters: Parameters
     chunks: Callable[[], Iterable[Chunk]]
     distortion: float = 0.0
+    bias: float = 0.0
+
+
+class Cost(NamedTuple):
+    """What an encoding is expected to cost.
+
+    Attributes:
+        distortion: squared error, in the squared units of the delta.
+        bias: how much of it is systematic.
+        bits: size.
+    """
+
+    distortion: float
+    bias: float
+    bits: float
 
 
 @dataclass(frozen=True)

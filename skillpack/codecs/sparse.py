@@ -63,7 +63,7 @@ class Sparse:
                 yield _grouped(symbols[block], levels[block])
 
         error = float(np.square(symbols * np.float32(step) - delta, dtype=np.float64).sum())
-        return Encoding({"step": step}, chunks, error)
+        return Encoding({"step": step}, chunks, error, 0.0 if self.stochastic else error)
 
     def decode(
         self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout, reference: Tensor | None

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from skillpack.codecs.direct import Direct, mean_squares
 from skillpack.codecs.entropy import count_all
 from skillpack.codecs.exact import Exact
 from skillpack.codecs.lowrank import LowRank
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
+from skillpack.codecs.protocol import Cost
 from skillpack.codecs.raw import Raw
+from skillpack.codecs.residual import Residual
 from skillpack.codecs.sparse import Sparse
 from skillpack.codecs.tucker import Tucker, tensor_shape
 from skillpack.errors import NotFiniteError
-from skillpack.packing.allocate import cheapest
+from skillpack.packing.allocate import cheapest, total
 from skillpack.packing.spool import spool, spooled
 from skillpack.skill import first_rows
 from skillpack.tensors import DTYPE_BYTES, FLOAT_DTYPES, Tensor
@@ -38,6 +41,12 @@ _VECTOR_STEPS: Final = 16
 """Small tensors (norms, biases) are coded with a step of at most this fraction of their root mean square."""
 _SPARSE: Final = 0.25
 """Deltas with a smaller share of entries that are not zero are offered to the sparse codec as well."""
+_SPLITS: Final = (1.0, 2.0)
+"""How strong a column must be, as `LowRank.keep` has it, to be coded as such where entries are coded as well."""
+_CLOSE: Final = 1.05
+"""Codecs whose predicted cost is within this factor of the least are worth counting."""
+_BIAS_WEIGHT: Final = 4.0
+"""How many times as much bias counts as noise, where it adds up over layers."""
 _STATISTICS: Final = re.compile(r"(^|\.)running_(mean|var)$")
 """Rounding might make a variance negative, and the model's outputs with it NaN."""
 _EMBEDDING: Final = re.compile(r"(^|\.)(embed\w*|\w*embeddings|wte|shared|lm_head|output)\.weight$")
@@ -108,7 +117,7 @@ class LossyPlan:
         codec, analysis, _ = self.analyses[0]
         if not isinstance(codec, LowRank):
             return 0.0
-        return codec.predicted_bits(analysis, step)
+        return codec.predicted(analysis, step).bits
 
     def analyse(self, finest: float) -> None:
         """Let the codecs look at the delta once, for steps of `finest` and above.
@@ -129,10 +138,45 @@ class LossyPlan:
         if density < _SPARSE:
             codecs.append(Sparse())
         self.analyses = [(codec, spool(codec.analyse(values, finest)), math.inf) for codec in codecs]
+        self._offer_entries(values, finest)
         shape = tensor_shape(common_shape(self.change))
         if shape is not None:
             tucker = Tucker()
             self.analyses.append((tucker, spool(tucker.analyse(values.reshape(shape), finest)), math.inf))
+
+    def _offer_entries(self, values: Floats, finest: float) -> None:
+        """Offer the entry-wise codecs where they may win; the finer the step, the more they are worth.
+
+        Only there are entries looked at again and again, and kept on disk for that.
+        """
+        if not math.isfinite(finest):
+            return
+        (_, analysis, _), *_ = self.analyses
+        both = {**analysis, **spool(mean_squares(values.__getitem__, values.shape)), "delta": values}
+        codecs: list[LossyCodec] = [
+            *(Residual(strong=replace(self._low_rank, keep=keep)) for keep in _SPLITS),
+            Direct(),
+        ]
+        offers: list[tuple[LossyCodec, Analysis, float]] = [(codec, both, math.inf) for codec in codecs]
+        if len(self._contenders([*self.analyses[:1], *offers], finest)) > 1:
+            self.analyses += offers
+
+    def _contenders(
+        self, offers: list[tuple[LossyCodec, Analysis, float]], step: float
+    ) -> list[tuple[LossyCodec, Analysis, float]]:
+        """Those that may turn out cheapest: all whose cost cannot be predicted, and the best of the others."""
+        totals = [
+            total(codec.predicted(analysis, step), step, bias_weight=self._bias_weight)
+            if isinstance(codec, LowRank | Direct | Residual)
+            else 0.0
+            for codec, analysis, _ in offers
+        ]
+        bound = _CLOSE * min((value for value in totals if value), default=0.0)
+        return [offer for offer, value in zip(offers, totals, strict=True) if value <= bound]
+
+    @property
+    def _bias_weight(self) -> float:
+        return 1.0 if _EMBEDDING.search(self.change.name) else _BIAS_WEIGHT
 
     @property
     def _low_rank(self) -> LowRank:
@@ -156,14 +200,14 @@ class LossyPlan:
 
     def encode(self, step: float) -> tuple[str, Encoding]:
         """Codec and encoding at a step."""
+        contenders = self.analyses if len(self.analyses) == 1 else self._contenders(self.analyses, step)
         offers = [
-            (codec.name, codec.encode(analysis, min(step, limit), self.seed))
-            for codec, analysis, limit in self.analyses
+            (codec.name, codec.encode(analysis, min(step, limit), self.seed)) for codec, analysis, limit in contenders
         ]
         if len(offers) == 1:
             return offers[0]
-        costs = [(offer.distortion, 8 * count_all(offer.chunks()).size()) for _, offer in offers]
-        return offers[cheapest(costs, step)]
+        costs = [Cost(offer.distortion, offer.bias, 8 * count_all(offer.chunks()).size()) for _, offer in offers]
+        return offers[cheapest(costs, step, bias_weight=self._bias_weight)]
 
     def operands(self) -> tuple[Tensor | None, Tensor]:
         """The base's and the tuned tensor, of the rows they have in common."""
