@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from skillpack.codecs.entropy import Chunk, ChunkReader, Group
     from skillpack.codecs.noise import Noise, Seed
     from skillpack.codecs.tokens import Integers
-    from skillpack.tensors import Floats, Tensor
-
-    Doubles = npt.NDArray[np.float64]
+    from skillpack.tensors import Doubles, Floats, Tensor
 
 _CHUNK: Final = 1 << 20
 """Entries in a chunk, rounded to whole rows."""
@@ -41,8 +39,10 @@ _PER_OCTAVE: Final = 2
 _LEVELS: Final = (-24, 48)
 """Contexts. Entries expected to be below 2**-12 steps are left out; those of more than 2**24 are not told apart."""
 _REACH: Final = 200
-"""Levels of rows and columns differ from the typical one by at most this; far enough to leave out rows of zeros."""
-_MAX_LEVEL: Final = 1 << 20
+"""Levels of rows and columns exceed the typical one by at most this."""
+_QUIET: Final = -15
+"""Level of a row or column of zeros, the least that takes no raw bits; others are above it."""
+_MAX_LEVEL: Final = 2000
 _FINEST: Final = 2.0**-24
 """Smallest step relative to the largest entry; an fp32 delta is no more precise."""
 _SMOOTH: Final = 2
@@ -96,7 +96,7 @@ class Direct:
             yield list(zip(_SCALES, (row_levels, column_levels), strict=True))
             for block in _row_blocks(shape):
                 values = (rows(block) / np.float32(step)).reshape(-1)
-                contexts = _contexts(level + row_levels[block], column_levels)
+                contexts = _contexts(level, row_levels[block], column_levels)
                 yield list(self._grouped(contexts, values, dither, noise))
 
         squares = self._distortion(rows, shape, step)
@@ -131,11 +131,11 @@ class Direct:
         delta = np.zeros(shape, np.float32)
         for block in _row_blocks(shape):
             reader = next(chunks)
-            units = _ungrouped(reader, _contexts(level + row_levels[block], column_levels), dither)
+            units = _ungrouped(reader, _contexts(level, row_levels[block], column_levels), dither)
             reader.finish()
             # A hostile step may overflow to infinity, which harms nobody.
             with np.errstate(over="ignore"):
-                delta[block] = units.reshape(-1, shape[1]) * (step / UNIT)
+                delta[block] = units.reshape(delta[block].shape) * (step / UNIT)
         return delta.reshape(layout.shape)
 
     def _grouped(
@@ -195,7 +195,9 @@ def _levels(analysis: Analysis, step: float) -> tuple[int, Integers, Integers]:
     )
     loud = rows[analysis["rows"] > 0]
     level = int(np.median(loud)) if loud.size else 0
-    return level, np.clip(rows - level, -_REACH, _REACH), np.clip(columns, -_REACH, _REACH)
+    relative = {"rows": rows - level, "columns": columns}
+    cut = (np.where(analysis[side] > 0, np.clip(relative[side], _QUIET + 1, _REACH), _QUIET) for side in relative)
+    return level, next(cut), next(cut)
 
 
 def _sample(sizes: Floats) -> Doubles:
@@ -214,10 +216,14 @@ def _row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(first, min(shape[0], first + size))
 
 
-def _contexts(rows: Integers, columns: Integers) -> npt.NDArray[np.int8]:
+def _contexts(level: int, rows: Integers, columns: Integers) -> npt.NDArray[np.int8]:
     """Level of each entry of a block of rows, in C order."""
-    # Rows and columns apart are cut to what int16 holds, so that their sum is cut where it should be.
-    near, far = (np.clip(levels, -(1 << 13), 1 << 13).astype(np.int16) for levels in (rows, columns))
+    # All parts are cut to what an int16 sum holds, zero rows and columns far below everything else.
+    near, far = (
+        np.where(levels == _QUIET, -(1 << 13), np.clip(levels, -_REACH, _REACH)).astype(np.int16)
+        for levels in (rows, columns)
+    )
+    near += np.int16(level)
     return np.clip(near[:, None] + far, *_LEVELS).astype(np.int8).reshape(-1)
 
 

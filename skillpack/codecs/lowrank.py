@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from skillpack.codecs.entropy import Chunk, ChunkReader, Group
     from skillpack.codecs.noise import Seed
-    from skillpack.tensors import Floats, Tensor
+    from skillpack.tensors import Doubles, Floats, Tensor
 
 _BLOCK: Final = 1 << 21
 """Elements of a matrix that are worked on at a time."""
@@ -71,12 +71,28 @@ class LowRank:
         values, near = spectrum[:size], vectors[:, :size]
         far = _project(delta, near, values)
         left, right = (far, near) if delta.shape[0] >= delta.shape[1] else (near, far)
-        return {
-            "left": left.astype(np.float32),
-            "right": right.astype(np.float32),
-            "values": values.astype(np.float32),
-            "all_values": spectrum.astype(np.float32),
-        }
+        return _analysis(left, right, values, spectrum)
+
+    def analyse_product(self, left: Doubles, right: Doubles, finest: float) -> Analysis:
+        """The analysis of a delta that is known as a product, such as LoRA's B A, without ever forming it.
+
+        Both factors are made orthonormal (QR), and the singular value decomposition is that of what is left between
+        them. Directions that the product has not are not even there as rounding errors.
+
+        Args:
+            left: fp64 [rows, rank].
+            right: fp64 [rank, columns].
+            finest: no step size below this one will be asked for.
+        """
+        import torch
+
+        (rows, inner_rows), (columns, inner_columns) = (
+            torch.linalg.qr(torch.from_numpy(np.ascontiguousarray(factor))) for factor in (left, right.T)
+        )
+        near, spectrum, far = torch.linalg.svd(inner_rows @ inner_columns.T, full_matrices=False)
+        values = spectrum.numpy()
+        size = int((values > self._threshold((left.shape[0], right.shape[1]), finest)).sum())
+        return _analysis((rows @ near[:, :size]).numpy(), (columns @ far[:size].T).numpy(), values[:size], values)
 
     def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
         """See `LossyCodec`; distortion is the noise of all kept coefficients plus the energy left out."""
@@ -195,6 +211,14 @@ class LowRank:
 
     def _threshold(self, shape: tuple[int, ...], step: float) -> float:
         return self.keep * step * float(math.prod(shape)) ** 0.25
+
+
+def _analysis(
+    left: npt.NDArray[np.floating[Any]], right: npt.NDArray[np.floating[Any]], values: Doubles, spectrum: Doubles
+) -> Analysis:
+    """Singular vectors and values that are kept, and all singular values, as an analysis holds them."""
+    found = {"left": left, "right": right, "values": values, "all_values": spectrum}
+    return {name: array.astype(np.float32) for name, array in found.items()}
 
 
 def in_gain_units(gains: Floats) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from skillpack.codecs.protocol import Analysis, Encoding, LosslessCodec, LossyCodec
     from skillpack.delta import Change, Delta
-    from skillpack.tensors import Floats
+    from skillpack.tensors import Doubles, Factors, Floats
 
 _BLOCK: Final = 1 << 20
 """Elements of a delta that are worked on at a time."""
@@ -125,15 +125,18 @@ class LossyPlan:
         Raises:
             NotFiniteError: the delta holds NaN or infinity.
         """
-        values, mean_square, density = self._spooled_delta()
         self.scale = 0.0
+        factors = self._factors()
+        if factors is not None:
+            self._analyse_product(*factors, finest)
+            return
+        values, mean_square, density = self._spooled_delta()
         if not self.is_matrix:
             limit = math.sqrt(mean_square) / _VECTOR_STEPS or 1.0
             codec = Sparse(stochastic=True)
             self.analyses = [(codec, spool(codec.analyse(values, finest)), limit)]
             return
-        rows, columns = values.shape
-        self.scale = math.sqrt(mean_square * max(rows, columns)) / (rows * columns) ** 0.25
+        self.scale = self._scale(mean_square)
         codecs: list[LossyCodec] = [self._low_rank]
         if density < _SPARSE:
             codecs.append(Sparse())
@@ -143,6 +146,35 @@ class LossyPlan:
         if shape is not None:
             tucker = Tucker()
             self.analyses.append((tucker, spool(tucker.analyse(values.reshape(shape), finest)), math.inf))
+
+    def _factors(self) -> Factors | None:
+        """The delta as a product of two matrices, where the fine-tune is known as that."""
+        factors = self.delta.tuned.factors(self.change.name) if self.is_matrix else None
+        shape = matrix_shape(common_shape(self.change))
+        # A kernel may fold to another matrix than the product of its factors is.
+        return factors if factors is not None and (factors[0].shape[0], factors[1].shape[1]) == shape else None
+
+    def _analyse_product(self, left: Doubles, right: Doubles, finest: float) -> None:
+        """No codec has anything to add to factors that are exact."""
+        if not (np.isfinite(left).all() and np.isfinite(right).all()):
+            raise self._not_finite()
+        codec = self._low_rank
+        analysis = codec.analyse_product(left, right, finest)
+        # No entry is larger than the largest singular value.
+        if not np.isfinite(analysis["all_values"]).all():
+            raise self._not_finite()
+        self.analyses = [(codec, spool(analysis), math.inf)]
+        self.scale = self._scale(float(np.square(analysis["all_values"], dtype=np.float64).sum()) / self.elements)
+
+    def _scale(self, mean_square: float) -> float:
+        rows, columns = matrix_shape(common_shape(self.change))
+        return math.sqrt(mean_square * max(rows, columns)) / (rows * columns) ** 0.25
+
+    def _not_finite(self) -> NotFiniteError:
+        return NotFiniteError(
+            f"tensor {self.change.name} of the fine-tune holds NaN or infinity",
+            hint="Repair the fine-tune, or pack it bit for bit with --exact.",
+        )
 
     def _offer_entries(self, values: Floats, finest: float) -> None:
         """Offer the entry-wise codecs where they may win; the finer the step, the more they are worth.
@@ -228,10 +260,7 @@ class LossyPlan:
         squares = changed = 0.0
         for rows, block in self._delta_blocks():
             if not np.isfinite(block).all():
-                raise NotFiniteError(
-                    f"tensor {self.change.name} of the fine-tune holds NaN or infinity",
-                    hint="Repair the fine-tune, or pack it bit for bit with --exact.",
-                )
+                raise self._not_finite()
             values[rows] = block
             squares += float(np.square(block, dtype=np.float64).sum())
             changed += float(np.count_nonzero(block))
