@@ -190,7 +190,8 @@ class LossyPlan:
             Direct(),
         ]
         offers: list[tuple[LossyCodec, Analysis, float]] = [(codec, both, math.inf) for codec in codecs]
-        if len(self._contenders([*self.analyses[:1], *offers], finest)) > 1:
+        first = self.analyses[0]
+        if self._contenders([first, *offers], finest) != [first]:
             self.analyses += offers
 
     def _contenders(
