@@ -2,7 +2,7 @@ r"""Low rank: singular vectors, every coefficient quantised with one step.
 
 With D = U diag(s) V^T, the entries of both U diag(s) and V diag(s) are quantised with the same absolute step, which
 is what reverse water-filling asks for: rank and precision per column follow from the step and are not settings.
-Rounding is stochastic, so that what is decoded is unbiased: E[D'] = D up to the columns left out. A shrunken delta is
+Rounding is dithered, so that what is decoded is unbiased: E[D'] = D up to the columns left out. A shrunken delta is
 wrong in the same direction in every layer at once, while zero-mean noise averages out.
 
 A column's class is log2(s / step) in half octaves. It fixes both the context of its symbols and the inner scale by
@@ -53,10 +53,11 @@ class LowRank:
         keep: columns are kept while their singular value exceeds `keep` times step times (rows x columns)**(1/4),
             the point at which their energy equals that of their quantisation noise being at `keep` = 1. Columns
             well below it are still worth their bits when rounding is unbiased.
-        dead_zone: None for stochastic rounding. Otherwise magnitudes are rounded down where their fraction is less
-            than this: least squared error per bit, but biased towards zero.
+        dead_zone: None for subtractive dither, or stochastic rounding where the step is too fine for it. Otherwise
+            magnitudes are rounded down where their fraction is less than this: least squared error per bit, but
+            biased towards zero.
         gains: factor of each column, units of 1 / 128 from 1 on, the strongest column first; columns beyond have none.
-        name: the codec's name in a manifest; both ways of rounding decode alike.
+        name: the codec's name in a manifest.
     """
 
     keep: float = 0.3
