@@ -100,7 +100,7 @@ class Tucker:
                 symbols = noise.round(_in_steps(core[block], step))
                 yield [(f"tucker.{level}", symbols[levels == level]) for level in np.unique(levels).tolist()]
 
-        left_out = max(0.0, energy - float(np.square(core, dtype=np.float64).sum()))
+        left_out = max(0.0, energy - sum(float(np.square(part, dtype=np.float64).sum()) for part in core))
         return Encoding(parameters, chunks, _noise(core, factors, gains, step) + left_out, left_out)
 
     def decode(
