@@ -45,8 +45,9 @@ _SPLITS: Final = (1.0, 2.0)
 """How strong a column must be, as `LowRank.keep` has it, to be coded as such where entries are coded as well."""
 _CLOSE: Final = 1.05
 """Codecs whose predicted cost is within this factor of the least are worth counting."""
-_BIAS_WEIGHT: Final = 4.0
-"""How many times as much bias counts as noise, where it adds up over layers."""
+_BIAS_WEIGHT: Final = 1.0
+"""How many times as much bias counts as noise, where it adds up over layers. At 1, entry-wise codecs have to win by
+squared error alone, although low rank is the more biased: no greater weight has been shown to lower the divergence."""
 _STATISTICS: Final = re.compile(r"(^|\.)running_(mean|var)$")
 """Rounding might make a variance negative, and the model's outputs with it NaN."""
 _EMBEDDING: Final = re.compile(r"(^|\.)(embed\w*|\w*embeddings|wte|shared|lm_head|output)\.weight$")
@@ -181,7 +182,8 @@ class LossyPlan:
 
         Only there are entries looked at again and again, and kept on disk for that.
         """
-        if not math.isfinite(finest):
+        # Embeddings are easily overpaid, and being right on average is of no use to them.
+        if not math.isfinite(finest) or _EMBEDDING.search(self.change.name):
             return
         (_, analysis, _), *_ = self.analyses
         both = {**analysis, **spool(mean_squares(values.__getitem__, values.shape)), "delta": values}
@@ -199,17 +201,13 @@ class LossyPlan:
     ) -> list[tuple[LossyCodec, Analysis, float]]:
         """Those that may turn out cheapest: all whose cost cannot be predicted, and the best of the others."""
         totals = [
-            total(codec.predicted(analysis, step), step, bias_weight=self._bias_weight)
+            total(codec.predicted(analysis, step), step, bias_weight=_BIAS_WEIGHT)
             if isinstance(codec, LowRank | Direct | Residual)
             else 0.0
             for codec, analysis, _ in offers
         ]
         bound = _CLOSE * min((value for value in totals if value), default=0.0)
         return [offer for offer, value in zip(offers, totals, strict=True) if value <= bound]
-
-    @property
-    def _bias_weight(self) -> float:
-        return 1.0 if _EMBEDDING.search(self.change.name) else _BIAS_WEIGHT
 
     @property
     def _low_rank(self) -> LowRank:
@@ -240,7 +238,7 @@ class LossyPlan:
         if len(offers) == 1:
             return offers[0]
         costs = [Cost(offer.distortion, offer.bias, 8 * count_all(offer.chunks()).size()) for _, offer in offers]
-        return offers[cheapest(costs, step, bias_weight=self._bias_weight)]
+        return offers[cheapest(costs, step, bias_weight=_BIAS_WEIGHT)]
 
     def operands(self) -> tuple[Tensor | None, Tensor]:
         """The base's and the tuned tensor, of the rows they have in common."""
