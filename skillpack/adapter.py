@@ -25,12 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    import numpy.typing as npt
-
     from skillpack.checkpoint import Checkpoint
-    from skillpack.tensors import Floats
-
-    Doubles = npt.NDArray[np.float64]
+    from skillpack.tensors import Doubles, Factors, Floats
 
 _FILE: Final = "adapter_model.safetensors"
 _PART: Final = re.compile(
@@ -76,6 +72,16 @@ class AdapterCheckpoint:
         if parts is None or parts.saved is not None or parts.low_rank is None:
             return None
         return parts.low_rank.update(self.base.read(self._base_names[name]))
+
+    def factors(self, name: str) -> Factors | None:
+        """Scaled B and A, [rows, rank] and [rank, columns], where their product alone is the delta.
+
+        Not so for DoRA, which rescales the base's weights.
+        """
+        parts = self._parts.get(name)
+        if parts is None or parts.saved is not None or parts.low_rank is None:
+            return None
+        return parts.low_rank.factors(self.tensors[name].shape)
 
     def read(self, name: str) -> Tensor:
         """What ``merge_and_unload`` would write, in the base's dtype, rounded once.
@@ -184,6 +190,12 @@ class _LowRank:
                 product = (original + product) * np.broadcast_to(factors, rows.shape)[piece] - original
             delta[piece] = product
         return delta.reshape(weight.shape)
+
+    def factors(self, shape: tuple[int, ...]) -> Factors | None:
+        """Factors of the delta of a weight of this shape; what is not finite is the caller's to find."""
+        if self.down is None or self.magnitude is not None:
+            return None
+        return self._factors(self.down, turned=bool(self._fits(shape)))
 
     def check(self, shape: tuple[int, ...], dtype: str) -> None:
         """Raise CheckpointError unless the factors fit a weight of this shape and dtype."""

@@ -19,7 +19,7 @@ from skillpack.tensors import DTYPE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from skillpack.tensors import Floats, Tensor
+    from skillpack.tensors import Factors, Floats, Tensor
 
 PICKLE_SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _TEMPLATES: Final = "additional_chat_templates"
@@ -87,6 +87,10 @@ class Checkpoint(Protocol):
         """The fp32 delta to the base where it is known better than by subtraction (adapters), in the tensor's shape."""
         ...
 
+    def factors(self, name: str) -> Factors | None:
+        """Two matrices whose product is `update`, the tensor being seen as a matrix; None where there are none."""
+        ...
+
     def inherits(self, name: str) -> str | None:
         """Name of the base tensor that this one is byte for byte, where that is certain without reading."""
         ...
@@ -109,6 +113,10 @@ class StoredCheckpoint:
 
     def update(self, name: str) -> Floats | None:  # noqa: ARG002
         """None: files hold values, not updates."""
+        return None
+
+    def factors(self, name: str) -> Factors | None:  # noqa: ARG002
+        """None: files hold values, not factors."""
         return None
 
     def inherits(self, name: str) -> str | None:  # noqa: ARG002

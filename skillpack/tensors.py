@@ -15,6 +15,9 @@ import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Factors = tuple[Doubles, Doubles]
+"""[rows, rank] and [rank, columns]."""
 
 DTYPE_BYTES: Final[dict[str, int]] = {
     "F64": 8,

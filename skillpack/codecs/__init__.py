@@ -5,17 +5,19 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import entry_points
 
+from skillpack.codecs.direct import Direct
 from skillpack.codecs.exact import Exact
 from skillpack.codecs.lowrank import LowRank
 from skillpack.codecs.protocol import Codec
 from skillpack.codecs.raw import Raw
+from skillpack.codecs.residual import Residual
 from skillpack.codecs.sparse import Sparse
 from skillpack.codecs.tucker import Tucker
 from skillpack.errors import DamagedSkillError
 
-__all__ = ["Codec", "Exact", "LowRank", "Raw", "Sparse", "Tucker", "codec_named"]
+__all__ = ["Codec", "Direct", "Exact", "LowRank", "Raw", "Residual", "Sparse", "Tucker", "codec_named"]
 
-_OWN = {codec.name: codec for codec in (Exact(), LowRank(), Raw(), Sparse(), Tucker())}
+_OWN = {codec.name: codec for codec in (Direct(), Exact(), LowRank(), Raw(), Residual(), Sparse(), Tucker())}
 
 
 @cache

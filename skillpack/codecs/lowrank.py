@@ -2,7 +2,7 @@ r"""Low rank: singular vectors, every coefficient quantised with one step.
 
 With D = U diag(s) V^T, the entries of both U diag(s) and V diag(s) are quantised with the same absolute step, which
 is what reverse water-filling asks for: rank and precision per column follow from the step and are not settings.
-Rounding is stochastic, so that what is decoded is unbiased: E[D'] = D up to the columns left out. A shrunken delta is
+Rounding is dithered, so that what is decoded is unbiased: E[D'] = D up to the columns left out. A shrunken delta is
 wrong in the same direction in every layer at once, while zero-mean noise averages out.
 
 A column's class is log2(s / step) in half octaves. It fixes both the context of its symbols and the inner scale by
@@ -19,18 +19,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered, gaussian_bits, groups, read_groups
 from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.gram import in_coordinates, principal
 from skillpack.codecs.matrix import matrix_shape
-from skillpack.codecs.protocol import Analysis, Encoding, Layout, Parameters
+from skillpack.codecs.protocol import Analysis, Cost, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from skillpack.codecs.entropy import Chunk, ChunkReader, Group
     from skillpack.codecs.noise import Seed
-    from skillpack.tensors import Floats, Tensor
+    from skillpack.tensors import Doubles, Floats, Tensor
 
 _BLOCK: Final = 1 << 21
 """Elements of a matrix that are worked on at a time."""
@@ -42,6 +43,8 @@ _GAIN_UNIT: Final = 128
 _GAIN_RANGE: Final = _GAIN_UNIT // 2
 """Gains differ from 1 by at most this many units."""
 _GAIN: Final = "lowrank.gain"
+_SMOOTH: Final = 2
+"""From this level on, entries spread over so many steps that the offset of the dither hardly matters."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,12 @@ class LowRank:
         keep: columns are kept while their singular value exceeds `keep` times step times (rows x columns)**(1/4),
             the point at which their energy equals that of their quantisation noise being at `keep` = 1. Columns
             well below it are still worth their bits when rounding is unbiased.
-        dead_zone: None for stochastic rounding. Otherwise magnitudes are rounded down where their fraction is less
-            than this: least squared error per bit, but biased towards zero.
+        dead_zone: None for subtractive dither, or stochastic rounding where the step is too fine for it. Otherwise
+            magnitudes are rounded down where their fraction is less than this: least squared error per bit, but
+            biased towards zero.
         gains: factor of each column, units of 1 / 128 from 1 on, the strongest column first; columns beyond have none.
         device: torch device that analyses; encoding and decoding need none.
-        name: the codec's name in a manifest; both ways of rounding decode alike.
+        name: the codec's name in a manifest.
     """
 
     keep: float = 0.3
@@ -73,13 +77,29 @@ class LowRank:
         values, near = spectrum[:size], vectors[:, :size]
         far = _project(delta, near, values, self.device)
         left, right = (far, near) if delta.shape[0] >= delta.shape[1] else (near, far)
-        return {
-            "left": left.astype(np.float32),
-            "right": right.astype(np.float32),
-            "values": values.astype(np.float32),
-            "all_values": spectrum.astype(np.float32),
-            "shares": (energies / max(float(energies.sum()), np.finfo(np.float64).tiny)).astype(np.float32),
-        }
+        return _analysis(left, right, spectrum, energies)
+
+    def analyse_product(self, left: Doubles, right: Doubles, finest: float) -> Analysis:
+        """The analysis of a delta that is known as a product, such as LoRA's B A, without ever forming it.
+
+        Both factors are made orthonormal (QR), and the singular value decomposition is that of what is left between
+        them. Directions that the product has not are not even there as rounding errors.
+
+        Args:
+            left: fp64 [rows, rank].
+            right: fp64 [rank, columns].
+            finest: no step size below this one will be asked for.
+        """
+        import torch
+
+        (rows, inner_rows), (columns, inner_columns) = (
+            torch.linalg.qr(torch.from_numpy(np.ascontiguousarray(factor))) for factor in (left, right.T)
+        )
+        near, spectrum, far = torch.linalg.svd(inner_rows @ inner_columns.T, full_matrices=False)
+        values, near, far = spectrum.numpy(), (rows @ near).numpy(), (columns @ far.T).numpy()
+        size = int((values > self._threshold((left.shape[0], right.shape[1]), finest)).sum())
+        energies = np.square((near if len(near) >= len(far) else far) * values).sum(axis=1)
+        return _analysis(near[:, :size], far[:, :size], values, energies)
 
     def source(self, analysis: Analysis) -> Source:
         """See `LossyCodec`: rows of the longer side are Gaussian with one covariance, each with a scale of its own.
@@ -93,9 +113,10 @@ class LowRank:
     def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
         """See `LossyCodec`; distortion is the noise of all kept coefficients plus the energy left out."""
         shape = analysis["left"].shape[0], analysis["right"].shape[0]
-        step, classes, parameters = self._columns(analysis, step)
+        step, classes, parameters = self._columns(analysis, step, seed)
         if not classes.size:
-            return Encoding(parameters, lambda: iter(()), _energy(analysis["all_values"]))
+            left_out = _energy(analysis["all_values"])
+            return Encoding(parameters, lambda: iter(()), left_out)
         gains = np.zeros(classes.size, np.int64)
         gains[: len(self.gains)] = self.gains[: classes.size]
         inner = _inner(parameters["top"] - classes) * (_GAIN_UNIT + gains if self.gains else 1)
@@ -104,15 +125,17 @@ class LowRank:
 
         def chunks() -> Iterator[Chunk]:
             peaks = np.zeros((2, classes.size))
-            groups: list[Group] = []
-            for side, level, columns, symbols in self._symbols(analysis, parameters, seed):
-                peaks[side, columns] = np.abs(symbols).max(axis=0)
-                groups.append((_context(level, symbols.shape[0]), symbols.T.reshape(-1)))
+            found: list[Group] = []
+            for side, columns, symbols, units in self._rounded(analysis, parameters, seed):
+                peaks[side, columns] = np.abs(units).max(axis=0)
+                found += symbols
             _check_exact(peaks, inner)
-            yield [*groups, (_GAIN, gains)] if self.gains else groups
+            yield [*found, (_GAIN, gains)] if self.gains else found
 
-        noise_energy = sum(shape) * classes.size * step**2 / 6
-        return Encoding(parameters, chunks, noise_energy + _energy(analysis["all_values"][classes.size :]))
+        variance = (VARIANCE if "dither" in parameters else 2 * VARIANCE) * step**2
+        values = analysis["values"][: classes.size].astype(np.float64)
+        left_out = _energy(analysis["all_values"][classes.size :])
+        return Encoding(parameters, chunks, _noise(shape, values, variance) + left_out)
 
     def factors(self, analysis: Analysis, step: float, seed: Seed) -> tuple[Floats, Floats]:
         """What a decoder multiplies, gains not included: the delta is the first times the second transposed.
@@ -120,36 +143,50 @@ class LowRank:
         Returns:
             fp32 of shape (rows, rank) and (columns, rank).
         """
-        step, classes, parameters = self._columns(analysis, step)
+        step, classes, parameters = self._columns(analysis, step, seed)
         pair = tuple(np.zeros((analysis[side].shape[0], classes.size), np.float32) for side in ("left", "right"))
         if classes.size:
-            for side, _, columns, symbols in self._symbols(analysis, parameters, seed):
-                pair[side][:, columns] = symbols
+            for side, columns, _, units in self._rounded(analysis, parameters, seed):
+                pair[side][:, columns] = units
             pair[0][:] *= (_inner(parameters["top"] - classes) * parameters["outer"]).astype(np.float32)
         return pair[0], pair[1]
 
-    def _columns(self, analysis: Analysis, step: float) -> tuple[float, npt.NDArray[np.int64], Parameters]:
+    def _columns(self, analysis: Analysis, step: float, seed: Seed) -> tuple[float, npt.NDArray[np.int64], Parameters]:
         """The step that is used, the classes of the columns that are kept, and the parameters that follow."""
         shape = analysis["left"].shape[0], analysis["right"].shape[0]
         values = analysis["values"].astype(np.float64)
-        step = max(step, _finest(values) * (_GAIN_UNIT if self.gains else 1))
+        finest = _finest(values) * (_GAIN_UNIT if self.gains else 1)
+        step = max(step, finest)
         classes = _classes(values[values > self._threshold(shape, step)], step)
         if not classes.size:
             return step, classes, {"columns": []}
         top = int(classes[0])
         outer = step * 2.0 ** (-top / 2) / 2**_INNER_BITS
-        return step, classes, {"outer": outer, "top": top, "columns": _run_lengths(classes, top)}
+        parameters: Parameters = {"outer": outer, "top": top, "columns": _run_lengths(classes, top)}
+        # Offsets take bits that the finest steps need for themselves.
+        if self.dead_zone is None and step >= UNIT * finest:
+            parameters |= {"outer": outer / UNIT**2, "dither": dither_key(seed)}
+        return step, classes, parameters
 
-    def _symbols(
+    def _rounded(
         self, analysis: Analysis, parameters: Parameters, seed: Seed
-    ) -> Iterator[tuple[int, int, slice, npt.NDArray[np.int32]]]:
-        """Side, class, columns and integers, (entries, columns), of each class of columns, first of one side."""
-        rounded = self._rounding(seed)
+    ) -> Iterator[tuple[int, slice, list[Group], npt.NDArray[np.int32]]]:
+        """Side and columns of each class of columns, first of one side; what to code, and what it will be read as."""
+        dither, noise = _dither(parameters), seed.noise()
         for side, factor in enumerate((analysis["left"], analysis["right"])):
             for level, first, last in _runs(parameters):
-                weight = float(parameters["outer"] * _inner(parameters["top"] - level))
+                weight = float(parameters["outer"] * _unit(parameters) ** 2 * _inner(parameters["top"] - level))
                 scales = np.sqrt(analysis["values"][first:last].astype(np.float64) / weight)
-                yield side, level, slice(first, last), rounded(factor[:, first:last] * scales.astype(np.float32))
+                values = factor[:, first:last] * scales.astype(np.float32)
+                place, context = slice(first, last), _context(level, len(factor))
+                if dither is None:
+                    symbols = noise.round(values) if self.dead_zone is None else _toward_zero(values, self.dead_zone)
+                    yield side, place, [(context, symbols.T.reshape(-1))], symbols
+                else:
+                    offsets = dither.take(values.size)
+                    symbols = dithered(values.T.reshape(-1), offsets, noise)
+                    units = (UNIT * symbols + offsets).reshape(values.shape[::-1]).T
+                    yield side, place, groups(context, symbols, offsets, fine=_fine(level, len(factor))), units
 
     def decode(
         self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout, reference: Tensor | None
@@ -162,7 +199,8 @@ class LowRank:
             return delta.reshape(layout.shape)
         _check_parameters(parameters, shape)
         reader = next(chunks)
-        left, right = (_read_factor(reader, parameters, count) for count in shape)
+        dither = _dither(parameters)
+        left, right = (_read_factor(reader, parameters, count, dither) for count in shape)
         outer = float(parameters["outer"])
         for level, first, last in _runs(parameters):
             left[:, first:last] *= float(_inner(parameters["top"] - level))
@@ -178,33 +216,33 @@ class LowRank:
                 delta[first : first + size] = (left[first : first + size] @ right.T) * outer
         return delta.reshape(layout.shape)
 
-    def predicted_bits(self, analysis: Analysis, step: float) -> float:
-        """Bits that an analysed matrix will take at `step`, were its singular vectors Gaussian.
-
-        The entropy of a Gaussian rounded to integers is close to log2(1 + sqrt(2 pi e) sigma) at every sigma (in
-        steps).
-        """
+    def predicted(self, analysis: Analysis, step: float) -> Cost:
+        """What an analysed matrix will cost at `step`, were its singular vectors Gaussian."""
         shape = analysis["left"].shape[0], analysis["right"].shape[0]
         values = analysis["all_values"].astype(np.float64)
-        kept = values[values > self._threshold(shape, step)]
-        spread = kept[:, None] / (step * np.sqrt(shape)[None, :])
-        return float((np.log2(1 + math.sqrt(2 * math.pi * math.e) * spread) @ np.array(shape)).sum())
+        size = int((values > self._threshold(shape, step)).sum())
+        kept, left_out = values[:size], _energy(values[size:])
+        bits = gaussian_bits(kept[:, None] / (step * np.sqrt(shape)[None, :])) @ np.array(shape)
+        return Cost(_noise(shape, kept, VARIANCE * step**2) + left_out, float(bits.sum()))
 
     def _threshold(self, shape: tuple[int, ...], step: float) -> float:
         return self.keep * step * float(math.prod(shape)) ** 0.25
 
-    def _rounding(self, seed: Seed) -> Callable[[Floats], npt.NDArray[np.int32]]:
-        if self.dead_zone is None:
-            return seed.noise().round
-        return _DeadZone(self.dead_zone)
 
+def _analysis(
+    left: npt.NDArray[np.floating[Any]], right: npt.NDArray[np.floating[Any]], spectrum: Doubles, energies: Doubles
+) -> Analysis:
+    """What an analysis holds: kept singular vectors and their values, all values, and shares of the longer side's rows.
 
-@dataclass(frozen=True)
-class _DeadZone:
-    width: float
-
-    def __call__(self, values: Floats) -> npt.NDArray[np.int32]:
-        return (np.sign(values) * np.floor(np.abs(values) + np.float32(1 - self.width))).astype(np.int32)
+    Args:
+        left: kept left singular vectors, one a column.
+        right: kept right singular vectors.
+        spectrum: all singular values, descending.
+        energies: squared norms of the rows of the longer side.
+    """
+    found = {"left": left, "right": right, "values": spectrum[: left.shape[1]], "all_values": spectrum}
+    found["shares"] = energies / max(float(energies.sum()), np.finfo(np.float64).tiny)
+    return {name: array.astype(np.float32) for name, array in found.items()}
 
 
 def in_gain_units(gains: Floats) -> tuple[int, ...]:
@@ -280,15 +318,42 @@ def _runs(parameters: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
         first += count
 
 
+def _level(level: int, entries: int) -> int:
+    """log2 of the spread of the entries of a class, in steps, in half octaves."""
+    return level - round(math.log2(entries))
+
+
 def _context(level: int, entries: int) -> str:
-    """Context of columns of a class: log2 of the spread of their entries in steps, in half octaves."""
-    return f"lowrank.{level - round(math.log2(entries))}"
+    return f"lowrank.{_level(level, entries)}"
 
 
-def _read_factor(reader: ChunkReader, parameters: Mapping[str, Any], entries: int) -> npt.NDArray[np.float64]:
+def _fine(level: int, entries: int) -> bool:
+    return _level(level, entries) < _SMOOTH
+
+
+def _dither(parameters: Mapping[str, Any]) -> Dither | None:
+    return Dither(parameters["dither"]) if "dither" in parameters else None
+
+
+def _unit(parameters: Mapping[str, Any]) -> int:
+    """How many integers there are to a step."""
+    return UNIT if "dither" in parameters else 1
+
+
+def _toward_zero(values: Floats, dead_zone: float) -> npt.NDArray[np.int32]:
+    return (np.sign(values) * np.floor(np.abs(values) + np.float32(1 - dead_zone))).astype(np.int32)
+
+
+def _read_factor(
+    reader: ChunkReader, parameters: Mapping[str, Any], entries: int, dither: Dither | None
+) -> npt.NDArray[np.float64]:
     factor = np.empty((entries, rank(parameters)), np.float64)
     for level, first, last in _runs(parameters):
-        symbols = reader.take(_context(level, entries), entries * (last - first))
+        context, count = _context(level, entries), entries * (last - first)
+        if dither is None:
+            symbols = reader.take(context, count)
+        else:
+            symbols = read_groups(reader, context, dither.take(count), fine=_fine(level, entries))
         factor[:, first:last] = symbols.reshape(last - first, entries).T
     return factor
 
@@ -313,6 +378,11 @@ def _check_parameters(parameters: Mapping[str, Any], shape: tuple[int, int]) -> 
     top = parameters["top"]
     if not math.isfinite(float(parameters["outer"])) or type(top) is not int or abs(top) > 1000:
         raise DamagedSkillError("a low-rank part has scales out of range")
+
+
+def _noise(shape: tuple[int, ...], values: npt.NDArray[np.float64], variance: float) -> float:
+    """Expected squared error of the products of noisy coefficients, that of noise with noise included."""
+    return sum(shape) * variance * values.size + math.prod(shape) * float(np.square(variance / values).sum())
 
 
 def _energy(values: npt.NDArray[np.floating[Any]]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +30,24 @@ class Encoding:
     Attributes:
         parameters: side information for the manifest.
         chunks: yields the chunks anew at every call: the first pass counts them, the second codes them.
-        distortion: expected squared error plus squared bias of the delta in the metric, for choosing between codecs.
+        distortion: expected squared error, for choosing between codecs.
     """
 
     parameters: Parameters
     chunks: Callable[[], Iterable[Chunk]]
     distortion: float = 0.0
+
+
+class Cost(NamedTuple):
+    """What an encoding is expected to cost.
+
+    Attributes:
+        distortion: squared error, in the squared units of the delta.
+        bits: size.
+    """
+
+    distortion: float
+    bits: float
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ class Tucker:
                 symbols = noise.round(_in_steps(core[block], step))
                 yield [(f"tucker.{level}", symbols[levels == level]) for level in np.unique(levels).tolist()]
 
-        return Encoding(parameters, chunks, _distortion(core, factors, gains, step, energy))
+        left_out = max(0.0, energy - sum(float(np.square(part, dtype=np.float64).sum()) for part in core))
+        return Encoding(parameters, chunks, _noise(core, factors, gains, step) + left_out)
 
     def source(self, analysis: Analysis) -> Source:
         """See `LossyCodec`: the entries of the core of all directions, whose energies along each axis are known.
@@ -290,10 +291,8 @@ def _core_blocks(
         yield slice(at, at + size), np.clip((parameters["level"] - below) // 2, *_LEVELS)
 
 
-def _distortion(
-    core: Floats, factors: Mapping[int, Floats], gains: Mapping[int, Floats], step: float, energy: float
-) -> float:
-    """Expected squared error of rounding, plus the energy of the delta that the core does not hold.
+def _noise(core: Floats, factors: Mapping[int, Floats], gains: Mapping[int, Floats], step: float) -> float:
+    """Expected squared error of rounding.
 
     Rounding errors are independent and zero on average. So the energy to expect is that of the core and its noise, each
     slice times 1 + the noise of its column, and what it exceeds the core's by is error.
@@ -313,7 +312,7 @@ def _distortion(
         for growth in reversed(others):
             squares = squares @ growth
         noisy += float(squares @ first[at : at + size])
-    return (noisy - held) * step**2 + max(0.0, energy - held * step**2)
+    return (noisy - held) * step**2
 
 
 def _in_steps(core: Floats, step: float) -> Floats:

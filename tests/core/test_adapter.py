@@ -1,5 +1,6 @@
 """LoRA adapters against peft itself: what we read is what merge_and_unload writes."""
 
+import dataclasses
 import json
 import warnings
 
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from skillpack.checkpoint import open_checkpoint, open_tuned
 from skillpack.delta import find_delta
-from skillpack.errors import CheckpointError, DamagedCheckpointError, UnsupportedCheckpointError
+from skillpack.errors import CheckpointError, DamagedCheckpointError, NotFiniteError, UnsupportedCheckpointError
+from skillpack.packing.planning import LossyPlan, plan_change
 from skillpack.tensors import Tensor
 
 LLAMA = transformers.LlamaConfig(
@@ -310,3 +312,78 @@ def test_what_is_not_finite_is_handed_on_without_a_word(folder, tmp_path):
     tuned = open_tuned(target, open_checkpoint(folder / "base"))
     assert np.isinf(tuned.update(name)).all()
     assert np.isinf(tuned.read(name).float32()).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        (transformers.LlamaForCausalLM(LLAMA), {"target_modules": [*QV, "embed_tokens"]}),
+        (transformers.LlamaForCausalLM(LLAMA), {"target_modules": QV, "use_rslora": True}),
+        (transformers.GPT2LMHeadModel(GPT2), {"target_modules": ["c_attn"], "fan_in_fan_out": True}),
+    ],
+)
+def test_the_factors_are_those_of_the_update(tmp_path, model, settings):
+    _, tuned, _ = make(tmp_path, model, **settings)
+    touched = [name for name in tuned.tensors if tuned.update(name) is not None]
+    assert touched
+    for name in touched:
+        left, right = tuned.factors(name)
+        assert left.shape[1] == right.shape[0] == 4
+        np.testing.assert_allclose(left @ right, tuned.update(name), rtol=1e-6, atol=1e-9)
+    untouched = next(name for name in tuned.tensors if name not in touched)
+    assert tuned.factors(untouched) is None
+
+
+def test_dora_has_no_factors(tmp_path):
+    _, tuned, _ = make(tmp_path, transformers.LlamaForCausalLM(LLAMA), target_modules=QV, use_dora=True)
+    touched = [name for name in tuned.tensors if tuned.update(name) is not None]
+    assert touched
+    assert {tuned.factors(name) for name in touched} == {None}
+
+
+def test_an_adapter_is_packed_by_its_factors(tmp_path):
+    """No entry of its delta is ever rounded; so nothing but its own directions is coded, however fine the step."""
+    base, tuned, _ = make(tmp_path, transformers.LlamaForCausalLM(LLAMA), torch.bfloat16, target_modules=QV)
+    delta = find_delta(base, tuned)
+    for change in delta.changes:
+        (plan,) = plan_change(delta, change, exact=False)
+        plan.analyse(1e-9)
+        (_, analysis, _), *others = plan.analyses
+        assert not others
+        assert analysis["all_values"].shape == (4,)
+        left, right = plan.factors(1e-5)
+        assert plan.error(left @ right.T) < 1e-3
+        before = LossyPlan(delta, change, plan.seed)
+        before.delta = dataclasses.replace(delta, tuned=_WithoutFactors(tuned))
+        before.analyse(1e-9)
+        assert before.scale == pytest.approx(plan.scale, rel=1e-3)
+
+
+class _WithoutFactors:
+    def __init__(self, tuned):
+        self._tuned = tuned
+
+    def __getattr__(self, name):
+        return getattr(self._tuned, name)
+
+    def factors(self, name):
+        return None
+
+
+def test_factors_that_are_not_finite_are_refused(tmp_path):
+    make(tmp_path, transformers.LlamaForCausalLM(LLAMA), target_modules=QV)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if "lora_A" in name)
+    for value in (float("nan"), float("inf"), 3e38):
+        tensors[name][0, 0] = value
+        if value < float("inf"):
+            tensors[name.replace("lora_A", "lora_B")][0, 0] = 3e38
+        save_file(tensors, file)
+        base = open_checkpoint(tmp_path / "base")
+        delta = find_delta(base, open_tuned(tmp_path / "adapter", base))
+        module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        change = next(change for change in delta.changes if change.name == f"{module}.weight")
+        (plan,) = plan_change(delta, change, exact=False)
+        with pytest.raises(NotFiniteError):
+            plan.analyse(1e-3)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skillpack.codecs.protocol import Cost
 from skillpack.errors import UsageError
 from skillpack.packing.allocate import TOLERANCE, FinerStepNeededError, cheapest, multiplier, step_for_size
 
@@ -119,5 +120,5 @@ def test_the_multiplier_is_the_slope_of_a_uniform_quantiser():
 
 
 def test_the_cheapest_depends_on_the_step():
-    costs = [(0.0, 1000.0), (10.0, 500.0), (500.0, 0.0)]
+    costs = [Cost(0.0, 1000.0), Cost(10.0, 500.0), Cost(500.0, 0.0)]
     assert [cheapest(costs, step) for step in (0.01, 1.0, 20.0)] == [0, 1, 2]
