@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered, gaussian_bits, groups, read_groups
-from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.protocol import Analysis, Cost, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
@@ -102,11 +101,6 @@ class Direct:
 
         squares = self._distortion(rows, shape, step)
         return Encoding(parameters, chunks, squares)
-
-    def source(self, analysis: Analysis) -> Source:
-        """See `LossyCodec`: entries have the variances that rows and columns suggest."""
-        rows, columns = (np.square(analysis[side], dtype=np.float64) for side in ("rows", "columns"))
-        return product_source(float(rows.sum()) * columns.size, [rows, columns])
 
     def predicted(self, analysis: Analysis, step: float, share: float = 1.0) -> Cost:
         """What an analysed matrix will cost at `step`, were its entries Gaussian.

@@ -63,7 +63,7 @@ class LowRank:
         name: the codec's name in a manifest.
     """
 
-    keep: float = 0.3
+    keep: float = 0.15
     dead_zone: float | None = None
     gains: tuple[int, ...] = ()
     device: str = "cpu"

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from skillpack.codecs.entropy import Chunk, ChunkReader
-    from skillpack.codecs.gaussian import Source
     from skillpack.codecs.noise import Seed
     from skillpack.tensors import Floats, Tensor
 
@@ -41,10 +40,6 @@ class Residual:
     def analyse(self, delta: Floats, finest: float) -> Analysis:
         """The analyses of both parts."""
         return {**self.strong.analyse(delta, finest), **self.rest.analyse(delta, finest)}
-
-    def source(self, analysis: Analysis) -> Source:
-        """See `LossyCodec`; that of the first part, which knows the whole spectrum."""
-        return self.strong.source(analysis)
 
     def predicted(self, analysis: Analysis, step: float) -> Cost:
         """What an analysed matrix will cost at `step`, were singular vectors and what they leave over Gaussian."""

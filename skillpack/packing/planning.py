@@ -16,7 +16,7 @@ from skillpack.codecs.gaussian import least_bits
 from skillpack.codecs.lowrank import LowRank
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
-from skillpack.codecs.protocol import Cost
+from skillpack.codecs.protocol import DELTA, Cost
 from skillpack.codecs.raw import Raw
 from skillpack.codecs.residual import Residual
 from skillpack.codecs.sparse import Sparse
@@ -44,10 +44,6 @@ _VECTOR_STEPS: Final = 16
 """Small tensors (norms, biases) are coded with a step of at most this fraction of their root mean square."""
 _SPARSE: Final = 0.25
 """Deltas with a smaller share of entries that are not zero are offered to the sparse codec as well."""
-_SPLITS: Final = (1.0, 2.0)
-"""How strong a column must be, as `LowRank.keep` has it, to be coded as such where entries are coded as well."""
-_CLOSE: Final = 1.05
-"""Codecs whose predicted cost is within this factor of the least are worth counting."""
 _STATISTICS: Final = re.compile(r"(^|\.)running_(mean|var)$")
 """Rounding might make a variance negative, and the model's outputs with it NaN."""
 _EMBEDDING: Final = re.compile(r"(^|\.)(embed\w*|\w*embeddings|wte|shared|lm_head|output)\.weight$")
@@ -55,6 +51,7 @@ _EMBEDDING: Final = re.compile(r"(^|\.)(embed\w*|\w*embeddings|wte|shared|lm_hea
 # An embedding is one layer, so that rounding towards zero does not add up over layers as it does in linear ones.
 _LINEAR: Final = LowRank()
 _TABLE: Final = LowRank(keep=1.0, dead_zone=0.6)
+_BY_ENTRIES: Final = (Residual(LowRank(keep=1.0)), Residual(LowRank(keep=2.0)), Direct())
 
 
 @dataclass(frozen=True)
@@ -90,6 +87,7 @@ class LossyPlan:
         scale: typical strength of a direction per coefficient, in the units of a step; 0 for small tensors.
         energy: squared Frobenius norm of the delta.
         gains: of the low-rank columns, as `LowRank` has them; empty without refinement.
+        entries: what the entry-wise codecs need; None where no step will make them the cheapest.
     """
 
     delta: Delta
@@ -99,6 +97,7 @@ class LossyPlan:
     scale: float = 0.0
     energy: float = 0.0
     gains: tuple[int, ...] = ()
+    entries: Analysis | None = None
     _sources: list[Source] = field(default_factory=list)
 
     @property
@@ -140,7 +139,8 @@ class LossyPlan:
         # What small tensors need is found out faster than kept or sent.
         found = (analyst if self.is_matrix else LOCAL).analyse(values, offers, finest)
         self.analyses = [(codec, analysis, limit) for (codec, _, limit), analysis in zip(offers, found, strict=True)]
-        self._offer_entries(values, finest)
+        if self.is_matrix:
+            self._offer_entries(values, finest)
         self.set_gains(self.gains)
 
     def _offers(self, shape: tuple[int, ...], mean_square: float, density: float, device: str) -> list[Offer]:
@@ -186,34 +186,25 @@ class LossyPlan:
         )
 
     def _offer_entries(self, values: Floats, finest: float) -> None:
-        """Offer the entry-wise codecs where they may win; the finer the step, the more they are worth.
+        """Get the entry-wise codecs ready where they may win; the finer the step, the more they are worth.
 
         Only there are entries looked at again and again, and kept on disk for that.
         """
+        self.entries = None
         # Embeddings are easily overpaid, and being right on average is of no use to them.
-        if not (self.is_matrix and math.isfinite(finest)) or _EMBEDDING.search(self.change.name):
+        if not math.isfinite(finest) or len(self.analyses) > 1 or _EMBEDDING.search(self.change.name):
             return
-        (_, analysis, _), *_ = self.analyses
-        both = {**analysis, **spool(mean_squares(values.__getitem__, values.shape)), "delta": values}
-        codecs: list[LossyCodec] = [
-            *(Residual(strong=replace(self._low_rank, keep=keep)) for keep in _SPLITS),
-            Direct(),
-        ]
-        offers: list[tuple[LossyCodec, Analysis, float]] = [(codec, both, math.inf) for codec in codecs]
-        first = self.analyses[0]
-        if self._contenders([first, *offers], finest) != [first]:
-            self.analyses += offers
+        analysis = {**self.analyses[0][1], **spool(mean_squares(values.__getitem__, values.shape)), DELTA: values}
+        if self._best_by_entries(analysis, finest) is not None:
+            self.entries = analysis
 
-    def _contenders(
-        self, offers: list[tuple[LossyCodec, Analysis, float]], step: float
-    ) -> list[tuple[LossyCodec, Analysis, float]]:
-        """Those that may turn out cheapest: all whose cost cannot be predicted, and the best of the others."""
-        totals = [
-            total(codec.predicted(analysis, step), step) if isinstance(codec, LowRank | Direct | Residual) else 0.0
-            for codec, analysis, _ in offers
-        ]
-        bound = _CLOSE * min((value for value in totals if value), default=0.0)
-        return [offer for offer, value in zip(offers, totals, strict=True) if value <= bound]
+    def _best_by_entries(self, analysis: Analysis, step: float) -> Direct | Residual | None:
+        """The entry-wise codec of least predicted cost, if that is below the least that low rank may have."""
+        # Columns far below their noise are kept to be right on average, which squared error gives no credit for.
+        least = total(replace(self._low_rank, keep=1.0).predicted(analysis, step), step)
+        costs = [(total(codec.predicted(analysis, step), step), codec) for codec in _BY_ENTRIES]
+        cost, best = min(costs, key=lambda pair: pair[0])
+        return best if cost < least else None
 
     @property
     def _low_rank(self) -> LowRank:
@@ -237,9 +228,13 @@ class LossyPlan:
 
     def encode(self, step: float) -> tuple[str, Encoding]:
         """Codec and encoding at a step."""
-        contenders = self.analyses if len(self.analyses) == 1 else self._contenders(self.analyses, step)
+        if self.entries is not None:
+            best = self._best_by_entries(self.entries, step)
+            if best is not None:
+                return best.name, best.encode(self.entries, step, self.seed)
         offers = [
-            (codec.name, codec.encode(analysis, min(step, limit), self.seed)) for codec, analysis, limit in contenders
+            (codec.name, codec.encode(analysis, min(step, limit), self.seed))
+            for codec, analysis, limit in self.analyses
         ]
         if len(offers) == 1:
             return offers[0]
