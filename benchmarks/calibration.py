@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 HELD_OUT = 150
 COUNTS = (8, 64, 512)
+STEPS = 16
 FOREIGN = "word-problems", 64
 """Texts of another kind: no number, and hardly a word, in common with the answers that are measured."""
 
@@ -69,7 +70,7 @@ def main() -> None:
 def _skill(work: Path, task: str, size: int, lesson: Lesson, held_out: Sequence[Sample]) -> dict[str, Any]:
     base, tuned, store = smollm2(), fine_tune(SUITE[task]), work / "store"
     start = time.perf_counter()
-    packed = skillpack.pack(base, tuned, "skill", size=size, calibration=lesson.texts, store=store)
+    packed = skillpack.pack(base, tuned, "skill", size=size, store=store, **_texts(lesson))
     seconds = time.perf_counter() - start
     report = skillpack.evaluate("skill", base, tuned, held_out, store=store, tensors=False)
     found = {
@@ -85,6 +86,10 @@ def _skill(work: Path, task: str, size: int, lesson: Lesson, held_out: Sequence[
     print(found, flush=True)
     shutil.rmtree(store)
     return found
+
+
+def _texts(lesson: Lesson) -> dict[str, Any]:
+    return {} if lesson.texts is None else {"calibration": lesson.texts, "refine": STEPS}
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 @click.option("--size", type=parse_size, metavar="SIZE", help="Take at most 5MB, 2.5MiB, 500kB or this many bytes.")
 @click.option("--quality", type=float, metavar="NUMBER", help="Between 0 and 1; 0.9 unless something else is asked.")
 @click.option("--max-kl", type=float, metavar="NATS", help="Mean KL from the fine-tune that it may have on texts.")
-@click.option("--calibration", metavar="DATA", help="Texts to learn from; self for what the fine-tune writes itself.")
-@click.option("--refine", type=click.IntRange(0), metavar="STEPS", help="Of learning; 16 if there are texts.")
+@click.option("--refine", type=click.IntRange(0), default=0, metavar="STEPS", help="Learn from texts in so many steps.")
+@click.option("--calibration", metavar="DATA", help="Texts; by default self, what the fine-tune writes itself.")
 @click.option("--sweep", type=click.Path(file_okay=False), metavar="FOLDER", help="Write the curve of all sizes here.")
 @click.option("--license", metavar="ID", help="SPDX identifier for the model card; by default the base's.")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Tensors at a time; one per core by default.")
@@ -51,8 +51,8 @@ def pack(
     size: int | None,
     quality: float | None,
     max_kl: float | None,
+    refine: int,
     calibration: str | None,
-    refine: int | None,
     sweep: str | None,
     license: str | None,  # noqa: A002 - the option's name
     workers: int | None,
@@ -75,11 +75,9 @@ def pack(
     --max-kl packs at several sizes, installs each on a copy of BASE and measures KL(tuned || packed) in nats for each
     predicted token; the smallest skill is kept whose 95 % interval lies below NATS.
 
-    --calibration brings the skill closer to the fine-tune at the same size: gains of its columns are learned from the
-    fine-tune's predictions, 8 texts a step. Every fourth text is kept for measuring, and what has been learned is
-    dropped if it does not help there. Some dozens of texts are of use. DATA is as for skillpack eval: a .txt or .jsonl
-    file, a dataset's folder, or org/name; prompts without answers are answered by the fine-tune, and with self it
-    writes all texts itself.
+    --refine learns gains of the skill's columns from the fine-tune's predictions, 8 texts a step. Every fourth text is
+    kept for measuring, and what has been learned is dropped if it does not help there. DATA is as for skillpack eval:
+    a .txt or .jsonl file, a dataset's folder, or org/name; prompts without answers are answered by the fine-tune.
 
     --sweep packs at nine sizes from about 0.3 % to 12 % of the fine-tune and writes size against relative error to
     FOLDER as curve.json, curve.png and curve.svg; with --calibration DATA, which may be self, also against KL, by real
@@ -93,7 +91,7 @@ def pack(
     within 1 %. A pack that was interrupted goes on when the same command is run again, within 14 days.
     """
     if sweep is not None:
-        if exact or dry_run or any(goal is not None for goal in (size, quality, max_kl, refine)):
+        if exact or refine or dry_run or any(goal is not None for goal in (size, quality, max_kl)):
             raise UsageError(
                 "--sweep packs at many sizes and keeps none",
                 hint="Leave out --sweep, or all other goals and --dry-run.",

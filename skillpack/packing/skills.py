@@ -7,7 +7,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from skillpack.errors import UsageError
 from skillpack.library import commit_skills, open_or_create
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from skillpack.texts import Sample
 
     Texts = str | Path | Sequence[Sample] | None
-
-REFINE_STEPS: Final = 16
-"""Steps of learning if there are calibration texts and nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def pack(
     size: int | None = None,
     quality: float | None = None,
     max_kl: float | None = None,
-    refine: int | None = None,
+    refine: int = 0,
     calibration: Texts = None,
     store: StoreLike = None,
     branch: str = "main",
@@ -109,9 +106,9 @@ def pack(
         quality: between 0 and 1; the default is 0.9.
         max_kl: mean KL(tuned || packed) in nats per predicted token that the skill may have on the calibration texts,
             the upper end of its 95 % interval being what counts; the smallest skill within it is made.
-        refine: steps of learning, each on 8 calibration texts, that bring the skill closer to the fine-tune at the
-            same size; by default 16 if there are calibration texts. Every fourth text is kept for measuring, and what
-            has been learned is dropped if the skill is no better on these.
+        refine: steps of learning, each on 8 calibration texts, that may bring the skill closer to the fine-tune at the
+            same size. Every fourth text is kept for measuring, and what has been learned is dropped if the skill is no
+            better on these.
         calibration: texts as `skillpack.texts.read_samples` reads them, or samples; by default, or if "self", texts
             that the fine-tune writes itself.
         store: folder of the store; by default the user's own.
@@ -139,11 +136,9 @@ def pack(
     Example:
         >>> pack("org/base", "./math-tuned", "math", size=5_000_000)  # doctest: +SKIP
     """
-    if refine is None:
-        refine = 0 if calibration is None or exact else REFINE_STEPS
     goal = Goal(exact=exact, size=size, quality=quality, max_kl=max_kl, refine=refine)
     if calibration is not None and max_kl is None and not refine:
-        raise UsageError("nothing is done with the calibration texts", hint="Leave out --exact or --refine 0.")
+        raise UsageError("nothing is done with the calibration texts", hint="Add --refine 16, or --max-kl 0.02.")
     name = check_skill_name(name or _name_of(tuned))
     hands = Hands(workers, device, ray)
     with ExitStack() as stack:

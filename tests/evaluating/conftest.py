@@ -26,7 +26,7 @@ def llama(tmp_path_factory):
     store = root / "store"
     skillpack.pack(base, tuned, "exact", exact=True, store=store)
     skillpack.pack(base, tuned, "rough", quality=0.3, store=store)
-    skillpack.pack(base, tuned, "fine", quality=0.99, store=store)
+    skillpack.pack(base, tuned, "fine", quality=0.995, store=store)
     return SimpleNamespace(base=base, tuned=tuned, store=store, root=root)
 
 

@@ -20,7 +20,6 @@ from skillpack.live.predictions import predict
 from skillpack.packing.divergence import Candidates
 from skillpack.packing.packer import Goal, Packer
 from skillpack.packing.refining import _add_gradients, _Column, learned_gains
-from skillpack.packing.skills import REFINE_STEPS
 from skillpack.texts import Sample
 from tests.live import models
 
@@ -69,10 +68,6 @@ def test_a_refined_skill_is_closer_on_other_texts(learned, pack, tmp_path, room)
     assert list(room.iterdir()) == []
 
 
-def test_calibration_texts_are_learned_from_unless_told_otherwise(pack):
-    assert pack().digest == pack(refine=REFINE_STEPS).digest
-
-
 def test_a_size_is_kept(pack):
     size = pack(quality=0.95, dry_run=True, refine=2).size
     assert 0.9 * size < pack(size=size, refine=5).size <= size
@@ -91,7 +86,8 @@ def test_the_same_texts_give_the_same_skill(pack):
 
 def test_what_does_not_help_is_dropped(learned, pack, monkeypatch, tmp_path):
     monkeypatch.setattr("skillpack.packing.refining._RATE", 5.0)
-    spoiled, plain = pack(refine=2), skillpack.pack(*learned[:2], "plain", store=tmp_path / "store")
+    spoiled = pack(refine=2, quality=0.99)
+    plain = skillpack.pack(*learned[:2], "plain", quality=0.99, store=tmp_path / "store")
     assert spoiled.digest == plain.digest
 
 
@@ -102,7 +98,7 @@ def test_wrong_requests(learned, pack):
         pack(refine=3, exact=True)
     with pytest.raises(UsageError, match="nothing to refine"):
         pack(refine=-1)
-    for arguments in ({"refine": 0}, {"exact": True}):
+    for arguments in ({}, {"exact": True}):
         with pytest.raises(UsageError, match="nothing is done with the calibration texts"):
             pack(**arguments)
 
@@ -123,7 +119,7 @@ def parts(learned, tmp_path):
 def test_gradients_are_slopes_of_the_divergence(parts):
     packer, packed, model, trials = parts
     weights = dict(model.named_parameters())
-    plan = next(plan for plan in packer.lossy if "down_proj" in plan.change.name)
+    plan = next(plan for plan in packer.lossy if "proj" in plan.change.name and plan.factors(packed.step) is not None)
     column = _Column(plan, packed.step, weights[plan.change.name])
     batch = trials.lessons[0]
     _add_gradients(model, trials.tuned, batch, {plan.change.name: column})
