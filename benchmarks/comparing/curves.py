@@ -27,16 +27,20 @@ def frontier(points: Iterable[Point]) -> list[Point]:
 
 
 def bytes_at(divergence: float, points: Sequence[Point]) -> float | None:
-    """Bytes at which a curve has a divergence, linear between its points in the logarithms of both.
+    """Bytes from which a curve has at most a divergence, linear between its points in the logarithms of both.
 
     Returns:
-        None where the divergence lies above or below all points of the frontier.
+        The bytes of the smallest point where even that one is closer; None where none of them is as close.
 
     >>> round(bytes_at(0.01, [(10, 0.1), (1000, 0.001)]))
     100
     >>> bytes_at(0.2, [(10, 0.1), (1000, 0.001)])
+    10
+    >>> bytes_at(0.0002, [(10, 0.1), (1000, 0.001)])
     """
     curve = frontier(points)
+    if curve and divergence >= curve[0][1]:
+        return curve[0][0]
     for (low, above), (high, below) in pairwise(curve):
         if below <= divergence <= above:
             share = math.log(above / divergence) / math.log(above / below)

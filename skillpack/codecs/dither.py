@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from skillpack.codecs.entropy import ChunkReader, Group
     from skillpack.codecs.noise import Noise, Seed
     from skillpack.codecs.tokens import Integers
@@ -93,32 +94,23 @@ def groups(context: str, symbols: Integers, offsets: Offsets, *, fine: bool) -> 
     if not fine:
         return [(context, symbols)]
     folded = symbols * np.sign(offsets)
-    phases = _phases(offsets)
-    in_order = folded[np.argsort(phases, kind="stable")]
-    return [(f"{context}.{phase}", in_order[place]) for phase, place in _places(phases)]
+    return [(f"{context}.{phase}", folded[chosen]) for phase, chosen in _by_phase(offsets)]
 
 
 def read_groups(reader: ChunkReader, context: str, offsets: Offsets, *, fine: bool) -> npt.NDArray[np.int64]:
     """The numbers that `groups` wrote, offsets included, in units of 1 / UNIT."""
     if not fine:
         return UNIT * reader.take(context, offsets.size).astype(np.int64) + offsets
-    phases = _phases(offsets)
-    in_order = np.zeros(offsets.size, np.int64)
-    for phase, place in _places(phases):
-        in_order[place] = reader.take(f"{context}.{phase}", place.stop - place.start)
-    symbols = np.empty_like(in_order)
-    symbols[np.argsort(phases, kind="stable")] = in_order
+    symbols = np.empty(offsets.size, np.int64)
+    for phase, chosen in _by_phase(offsets):
+        symbols[chosen] = reader.take(f"{context}.{phase}", int(np.count_nonzero(chosen)))
     return UNIT * symbols * np.sign(offsets) + offsets
 
 
-def _phases(offsets: Offsets) -> npt.NDArray[np.uint8]:
-    return (np.abs(offsets) >> 1).astype(np.uint8)
-
-
-def _places(phases: npt.NDArray[np.uint8]) -> list[tuple[int, slice]]:
-    """Each phase that occurs, and where it is when sorted."""
-    ends = np.cumsum([0, *np.bincount(phases, minlength=_FINE // 2).tolist()]).tolist()
-    return [
-        (phase, slice(first, last)) for phase, (first, last) in enumerate(pairwise(ends))
-        if first < last
-    ]  # fmt: skip
+def _by_phase(offsets: Offsets) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+    """Each magnitude of the offsets that occurs, numbered from 0, and where it does."""
+    phases = np.abs(offsets) >> 1
+    for phase in range(_FINE // 2):
+        chosen = phases == phase
+        if chosen.any():
+            yield phase, chosen

@@ -242,7 +242,7 @@ def _analysis(
     """
     found = {"left": left, "right": right, "values": spectrum[: left.shape[1]], "all_values": spectrum}
     found["shares"] = energies / max(float(energies.sum()), np.finfo(np.float64).tiny)
-    return {name: array.astype(np.float32) for name, array in found.items()}
+    return {name: array.astype(np.float32, copy=False) for name, array in found.items()}
 
 
 def in_gain_units(gains: Floats) -> tuple[int, ...]:
@@ -267,10 +267,12 @@ def _eigen(delta: Floats, device: str) -> tuple[npt.NDArray[np.float64], npt.NDA
     return principal(pieces, min(rows, columns), device)
 
 
-def _row_energies(delta: Floats) -> npt.NDArray[np.float64]:
+def _row_energies(delta: Floats) -> Doubles:
     """Squared norms of the rows of the longer side."""
-    axis = 1 if delta.shape[0] >= delta.shape[1] else 0
-    return np.square(delta, dtype=np.float64).sum(axis=axis)
+    tall = delta if delta.shape[0] >= delta.shape[1] else delta.T
+    size = max(1, _BLOCK // tall.shape[1])
+    starts = range(0, len(tall), size)
+    return np.concatenate([np.square(tall[at : at + size], dtype=np.float64).sum(axis=1) for at in starts])
 
 
 def _project(

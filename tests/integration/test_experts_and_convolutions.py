@@ -156,7 +156,7 @@ def test_an_exact_skill_gives_the_fine_tune_back_bit_for_bit(pair, room, content
     assert contents(model) == contents(pair.base)
 
 
-@pytest.mark.parametrize(("quality", "share"), [(0.97, 0.15), (0.99, 0.25)])
+@pytest.mark.parametrize(("quality", "share"), [(0.98, 0.15), (0.99, 0.25)])
 def test_a_small_skill_keeps_the_gain_and_comes_off_without_a_trace(pair, room, contents, quality, share):
     skillpack.pack(pair.base, pair.tuned, "small", quality=quality, store=room / "store")
     skill = skillpack.show("small", store=room / "store").skill
@@ -183,7 +183,7 @@ def test_stacks_are_written_by_the_codec_that_wins_and_the_table_shows_it(pair, 
     assert stacks
     written = {entry.main.codec for entry in stacks}
     assert "tucker" in written <= {"tucker", "lowrank"}
-    assert {entry.main.codec for entry in manifest.tensors if len(entry.shape) == 2} <= {"lowrank", "sparse", "exact"}
+    assert "tucker" not in {entry.main.codec for entry in manifest.tensors if len(entry.shape) == 2}
     kinds = [kind for kind in by_kind(manifest.tensors) if "tucker" in kind.codecs]
     assert kinds
     assert all(kind.ranks is not None and kind.ranks.low >= 1 for kind in kinds)
