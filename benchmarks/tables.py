@@ -8,10 +8,12 @@ Everything between ``<!-- figures -->`` and ``<!-- /figures -->`` is written ane
 from __future__ import annotations
 
 import argparse
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import results
+from benchmarks.comparing.table import all_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +22,7 @@ README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- figures -->", "<!-- /figures -->"
 
 _Row = tuple[str, str, str]
+_DELTA_COME = "Delta-CoMe", "as it is"
 
 
 def main() -> None:
@@ -53,7 +56,7 @@ def with_table(text: str, table: str) -> str:
 
 def table() -> str:
     """The table of all figures, Markdown."""
-    rows = [*_exact(), *_fidelity(), *_classifier(), *_speed(), *_memory()]
+    rows = [*_exact(), *_fidelity(), *_comparison(), *_classifier(), *_speed(), *_memory()]
     lines = ["| what | figure | command |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
     return "\n".join(lines)
@@ -87,6 +90,18 @@ def _behaviour(found: dict[str, Any]) -> str:
         f"{_megabytes(found['bytes'])}: KL {found['kl']:.2g}, gain kept {_percent(found['kept'], 2)} "
         f"[{100 * low:.2f}, {100 * high:.2f}], top-1 agreement {_percent(found['agreement'], 1)}"
     )
+
+
+def _comparison() -> Iterator[_Row]:
+    found, command = _figures("comparison")
+    rows = sorted((row for row in all_rows(found) if row.plain), key=lambda row: (row.task, -row.share))
+    for task, group in groupby(rows, key=lambda row: row.task):
+        strongest, *others = group
+        released = [row for row in others if (row.method, row.setting) == _DELTA_COME]
+        whats = ["strongest other method", "Delta-CoMe at 40 % of full rank"]
+        for what, row in zip(whats, [strongest, *released], strict=False):
+            theirs = f"{_megabytes(row.point[0])} ({row.method}, {row.setting}) at KL {row.point[1]:.2g}"
+            yield f"Fine-tune {task}: {what}", f"{theirs}; a skill takes {row.plain / 1e6:.2f} MB", command
 
 
 def _classifier() -> Iterator[_Row]:
