@@ -1,10 +1,9 @@
-"""Lossy skills without data: bytes on disk against behaviour, with LoRA extraction at the same bytes beside them.
+"""Lossy skills without data: bytes on disk against behaviour.
 
     python -m benchmarks.fidelity
 
 SmolLM2-135M-Instruct fine-tuned to write numbers in Spanish (all weights, 200 steps), measured on 150 held-out numbers.
-The models measured are installed ones, in bf16 like the fine-tune. LoRA extraction stores factors of the linear layers
-in bf16, once with and once without the embedding, and is measured unrounded in fp32; the norms' deltas are not in it.
+The models measured are installed ones, in bf16 like the fine-tune.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import skillpack
 from benchmarks import results
-from benchmarks.baselines.lora_extraction import LoraExtraction
 from benchmarks.folders import WEIGHTS, scratch, skill_bytes
 from benchmarks.intervals import bootstrap
 from recipes.finetune import SPANISH_NUMBERS, fine_tune
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZES = (1_000_000, 2_200_000, 4_000_000, 6_500_000)
-RANKS = (16, 64)
 
 
 def main() -> None:
@@ -35,11 +32,6 @@ def main() -> None:
     measure = HeldOut(base, tuned, TASKS[SPANISH_NUMBERS.task].held_out())
     with scratch() as work:
         ours = [_skill(measure, base, tuned, work, size) for size in (*SIZES, None)]
-        loras = [
-            found
-            for embedding in (False, True)
-            for found in _loras(measure, LoraExtraction(base, tuned, max(RANKS), embedding=embedding), work)
-        ]
     results.save(
         "fidelity",
         {
@@ -49,7 +41,6 @@ def main() -> None:
             "base_nll": round(measure.base_nll, 5),
             "tuned_nll": round(measure.tuned_nll, 5),
             "skillpack": ours,
-            "lora_extraction": loras,
         },
     )
 
@@ -65,18 +56,6 @@ def _skill(measure: HeldOut, base: Path, tuned: Path, work: Path, size: int | No
     }
     shutil.rmtree(model)
     print(found, flush=True)
-    return found
-
-
-def _loras(measure: HeldOut, extraction: LoraExtraction, work: Path) -> list[dict[str, Any]]:
-    adapters = {f"{size / 1e6:g} MB": extraction.save_within(size, work / "adapter") for size in SIZES}
-    adapters |= {f"rank {rank}": rank for rank in RANKS}
-    found = []
-    for asked, rank in adapters.items():
-        size = extraction.save(rank, work / "adapter")
-        measured = _measured(measure, extraction.load(work / "adapter"))
-        found.append({"asked": asked, "embedding": extraction.embedding, "rank": rank, "bytes": size, **measured})
-        print(found[-1], flush=True)
     return found
 
 

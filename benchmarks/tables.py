@@ -77,11 +77,6 @@ def _fidelity() -> Iterator[_Row]:
     found, command = _figures("fidelity")
     for skill in found["skillpack"]:
         yield f"Skill of the same fine-tune, {skill['asked']}", _behaviour(skill), command
-    for asked in dict.fromkeys(lora["asked"] for lora in found["lora_extraction"]):
-        # With or without the embedding, whichever comes closer to the fine-tune.
-        lora = min((lora for lora in found["lora_extraction"] if lora["asked"] == asked), key=lambda lora: lora["kl"])
-        which = f"rank {lora['rank']}, {'with' if lora['embedding'] else 'without'} the embedding"
-        yield f"LoRA extraction from it, {asked} ({which})", _behaviour(lora), command
 
 
 def _behaviour(found: dict[str, Any]) -> str:

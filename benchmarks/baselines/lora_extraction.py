@@ -55,18 +55,6 @@ class LoraExtraction:
         LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, task_type="CAUSAL_LM").save_pretrained(str(folder))
         return sum(file.stat().st_size for file in folder.iterdir())
 
-    def save_within(self, limit: int, folder: Path) -> int:
-        """Write the adapter of the largest rank that takes at most `limit` bytes; returns its rank.
-
-        Raises:
-            ValueError: not even rank 1 fits.
-        """
-        fitting = [rank for rank in range(1, self.rank + 1) if self._payload(rank) <= limit]
-        for rank in reversed(fitting):
-            if self.save(rank, folder) <= limit:
-                return rank
-        raise ValueError(f"no adapter takes {limit} bytes or less")
-
     def load(self, folder: Path) -> Any:
         """The base with the adapter merged in, in fp32, so that no rounding to bf16 is held against the method."""
         from peft import PeftModel
@@ -74,9 +62,6 @@ class LoraExtraction:
         from recipes.measure import load
 
         return PeftModel.from_pretrained(load(self._base), str(folder)).merge_and_unload()
-
-    def _payload(self, rank: int) -> int:
-        return sum(2 * rank * (len(left) + right.shape[1]) for left, _, right in self._triplets.values())
 
 
 def _triplets(base: Path, tuned: Path, rank: int, *, embedding: bool) -> dict[str, Triplets]:
