@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from skillpack.codecs.dead_zone import toward_zero
 from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered, gaussian_bits, groups, read_groups
 from skillpack.codecs.matrix import matrix_shape
-from skillpack.codecs.protocol import Analysis, Cost, Encoding, Layout, Parameters
+from skillpack.codecs.protocol import DELTA, Analysis, Cost, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ class Direct:
     def analyse(self, delta: Floats, finest: float) -> Analysis:
         """The delta itself, and the mean squares and greatest magnitude that `encode_rows` needs."""
         del finest
-        return {"delta": delta, **mean_squares(delta.__getitem__, delta.shape)}
+        return {DELTA: delta, **mean_squares(delta.__getitem__, delta.shape)}
 
     def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
         """See `LossyCodec`; distortion is the expected squared error."""
-        return self.encode_rows(analysis["delta"].__getitem__, analysis, step, seed)
+        return self.encode_rows(analysis[DELTA].__getitem__, analysis, step, seed)
 
     def encode_rows(self, rows: Callable[[slice], Floats], analysis: Analysis, step: float, seed: Seed) -> Encoding:
         """Write down a matrix that need not be there as a whole.
@@ -92,7 +93,7 @@ class Direct:
             parameters["dither"] = dither_key(seed)
 
         def chunks() -> Iterator[Chunk]:
-            dither, noise = _dither(parameters), seed.noise()
+            dither, noise = Dither.announced(parameters), seed.noise()
             yield list(zip(_SCALES, (row_levels, column_levels), strict=True))
             for block in _row_blocks(shape):
                 values = (rows(block) / np.float32(step)).reshape(-1)
@@ -124,7 +125,7 @@ class Direct:
         del reference
         shape = matrix_shape(layout.shape)
         step, level = _checked(parameters)
-        dither = _dither(parameters)
+        dither = Dither.announced(parameters)
         reader = next(chunks)
         row_levels, column_levels = (reader.take(name, count) for name, count in zip(_SCALES, shape, strict=True))
         reader.finish()
@@ -145,7 +146,7 @@ class Direct:
         for level, place in _segments(contexts):
             name, chosen = f"direct.{level}", in_order[place]
             if dither is None:
-                yield name, _toward_zero(chosen, self.dead_zone or 0.0)
+                yield name, toward_zero(chosen, self.dead_zone or 0.0)
                 continue
             offsets = dither.take(chosen.size)
             yield from groups(name, dithered(chosen, offsets, noise), offsets, fine=level < _SMOOTH)
@@ -156,12 +157,8 @@ class Direct:
         squares = 0.0
         for block in _row_blocks(shape):
             values = rows(block) / np.float32(step)
-            squares += float(np.square(values - _toward_zero(values, self.dead_zone), dtype=np.float64).sum())
+            squares += float(np.square(values - toward_zero(values, self.dead_zone), dtype=np.float64).sum())
         return squares * step**2
-
-
-def _toward_zero(values: Floats, dead_zone: float) -> npt.NDArray[np.int32]:
-    return (np.sign(values) * np.floor(np.abs(values) + np.float32(1 - dead_zone))).astype(np.int32)
 
 
 def mean_squares(rows: Callable[[slice], Floats], shape: tuple[int, ...]) -> dict[str, npt.NDArray[np.float32]]:
@@ -248,10 +245,6 @@ def _ungrouped(reader: ChunkReader, contexts: npt.NDArray[np.int8], dither: Dith
     units = np.empty_like(in_order)
     units[np.argsort(contexts, kind="stable")] = in_order
     return units
-
-
-def _dither(parameters: Mapping[str, Any]) -> Dither | None:
-    return Dither(parameters["dither"]) if "dither" in parameters else None
 
 
 def _checked(parameters: Mapping[str, Any]) -> tuple[float, int]:

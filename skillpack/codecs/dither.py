@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from skillpack.codecs.entropy import ChunkReader, Group
     from skillpack.codecs.noise import Noise, Seed
@@ -64,6 +64,15 @@ class Dither:
         if type(key) is not int or not 0 <= key < _KEYS:
             raise ValueError(f"{key!a} is not the key of a dither")
         self._bits = np.random.Philox(key=key)
+
+    @classmethod
+    def announced(cls, parameters: Mapping[str, Any]) -> Dither | None:
+        """The one that a part's parameters name; None if they name none.
+
+        Raises:
+            ValueError: what they name is not a key.
+        """
+        return cls(parameters["dither"]) if "dither" in parameters else None
 
     def take(self, count: int) -> Offsets:
         """The next offsets; the generator moves on by whole words of eight."""

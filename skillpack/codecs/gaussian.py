@@ -15,7 +15,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Doubles = npt.NDArray[np.float64]
+    from skillpack.tensors import Doubles
 
 _PER_OCTAVE: Final = 4
 """Variances are told apart to a quarter of an octave; within one the mean is taken."""

@@ -10,17 +10,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from skillpack.errors import SkillPackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from skillpack.tensors import Floats
-
-Doubles = npt.NDArray[np.float64]
+    from skillpack.tensors import Doubles, Floats
 
 _WITHOUT_FLOAT64: Final = ("mps",)
 

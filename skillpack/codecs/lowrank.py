@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from skillpack.codecs.dead_zone import toward_zero
 from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered, gaussian_bits, groups, read_groups
 from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.gram import in_coordinates, principal
@@ -172,7 +173,7 @@ class LowRank:
         self, analysis: Analysis, parameters: Parameters, seed: Seed
     ) -> Iterator[tuple[int, slice, list[Group], npt.NDArray[np.int32]]]:
         """Side and columns of each class of columns, first of one side; what to code, and what it will be read as."""
-        dither, noise = _dither(parameters), seed.noise()
+        dither, noise = Dither.announced(parameters), seed.noise()
         for side, factor in enumerate((analysis["left"], analysis["right"])):
             for level, first, last in _runs(parameters):
                 weight = float(parameters["outer"] * _unit(parameters) ** 2 * _inner(parameters["top"] - level))
@@ -180,7 +181,7 @@ class LowRank:
                 values = factor[:, first:last] * scales.astype(np.float32)
                 place, context = slice(first, last), _context(level, len(factor))
                 if dither is None:
-                    symbols = noise.round(values) if self.dead_zone is None else _toward_zero(values, self.dead_zone)
+                    symbols = noise.round(values) if self.dead_zone is None else toward_zero(values, self.dead_zone)
                     yield side, place, [(context, symbols.T.reshape(-1))], symbols
                 else:
                     offsets = dither.take(values.size)
@@ -199,7 +200,7 @@ class LowRank:
             return delta.reshape(layout.shape)
         _check_parameters(parameters, shape)
         reader = next(chunks)
-        dither = _dither(parameters)
+        dither = Dither.announced(parameters)
         left, right = (_read_factor(reader, parameters, count, dither) for count in shape)
         outer = float(parameters["outer"])
         for level, first, last in _runs(parameters):
@@ -333,17 +334,9 @@ def _fine(level: int, entries: int) -> bool:
     return _level(level, entries) < _SMOOTH
 
 
-def _dither(parameters: Mapping[str, Any]) -> Dither | None:
-    return Dither(parameters["dither"]) if "dither" in parameters else None
-
-
 def _unit(parameters: Mapping[str, Any]) -> int:
     """How many integers there are to a step."""
     return UNIT if "dither" in parameters else 1
-
-
-def _toward_zero(values: Floats, dead_zone: float) -> npt.NDArray[np.int32]:
-    return (np.sign(values) * np.floor(np.abs(values) + np.float32(1 - dead_zone))).astype(np.int32)
 
 
 def _read_factor(

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from skillpack.codecs.gram import Doubles, principal
+from skillpack.codecs.gram import principal
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from skillpack.tensors import Floats
+    from skillpack.tensors import Doubles, Floats
 
 _BLOCK: Final = 1 << 20
 """Elements that are worked on at a time."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from skillpack.codecs.direct import Direct, mean_squares
 from skillpack.codecs.lowrank import LowRank
-from skillpack.codecs.protocol import Analysis, Cost, Encoding, Layout
+from skillpack.codecs.protocol import DELTA, Analysis, Cost, Encoding, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -50,7 +50,7 @@ class Residual:
 
     def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
         """See `LossyCodec`; distortion is that of the second part."""
-        delta = analysis["delta"]
+        delta = analysis[DELTA]
         strong = self.strong.encode(analysis, step, seed)
         left, right = self.strong.factors(analysis, step, seed)
         right = np.ascontiguousarray(right.T)

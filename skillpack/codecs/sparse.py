@@ -71,7 +71,7 @@ class Sparse:
 
         Their places and the mean squares are known.
         """
-        delta = analysis["delta"]
+        delta = analysis[DELTA]
         energies, counts = np.zeros(delta.shape[0]), np.zeros(delta.shape[0])
         for block in _row_blocks(delta.shape):
             energies[block] = np.square(delta[block], dtype=np.float64).sum(axis=1)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from skillpack.codecs.gaussian import Doubles, Source, product_source
+from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.multilinear import directions, multiplied, projected
 from skillpack.codecs.protocol import DELTA, Analysis, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from skillpack.codecs.entropy import Chunk, ChunkReader, Group
-    from skillpack.codecs.gram import Doubles
     from skillpack.codecs.noise import Noise, Seed
-    from skillpack.tensors import Floats, Tensor
+    from skillpack.tensors import Doubles, Floats, Tensor
 
 _BLOCK: Final = 1 << 20
 """Elements of a core that are worked on at a time."""
@@ -112,7 +111,7 @@ class Tucker:
 
         The directions along all axes cost nothing.
         """
-        axes = range(analysis["delta"].ndim)
+        axes = range(analysis[DELTA].ndim)
         squares = [np.square(analysis[f"norms{axis}"], dtype=np.float64) for axis in axes]
         return product_source(float(squares[0].sum()), squares)
 

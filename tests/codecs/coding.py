@@ -8,6 +8,7 @@ import numpy as np
 
 from skillpack.codecs import lowrank, tucker
 from skillpack.codecs.entropy import ChunkReader, Tables, count_all, encode_chunk
+from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.protocol import Layout
 
 
@@ -67,3 +68,10 @@ def tucker_streams():
     ]
     tables = count_all([factors, core]).tables()
     return parameters, [encode_chunk(chunk, tables) for chunk in (factors, core)], tables
+
+
+def there_and_back(delta, step, *, codec, seed):
+    """A delta as a codec that folds it to a matrix gives it back, its coded parts, and the encoding."""
+    encoding = codec.encode(codec.analyse(delta.reshape(matrix_shape(delta.shape)), step), step, seed)
+    parts = coded(encoding)
+    return decoded(codec, parts, ("F32", delta.shape)), parts, encoding

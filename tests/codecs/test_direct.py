@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,25 +11,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from skillpack.codecs import Direct, direct
+from skillpack.codecs.dither import Dither
 from skillpack.codecs.entropy import count_all, encode_chunk
-from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
 from skillpack.errors import DamagedSkillError
+from tests.codecs import coding
 from tests.codecs.coding import coded, coded_size, decoded
 
 DIRECT = Direct()
 SEED = Seed(("a",))
+there_and_back = partial(coding.there_and_back, codec=DIRECT, seed=SEED)
 FINITE = st.floats(-1000, 1000, width=32)
 
 
 def normal(*shape, scale=1.0, seed=0):
     return (scale * np.random.default_rng(seed).normal(size=shape)).astype(np.float32)
-
-
-def there_and_back(delta, step, *, codec=DIRECT, seed=SEED):
-    encoding = codec.encode(codec.analyse(delta.reshape(matrix_shape(delta.shape)), step), step, seed)
-    parts = coded(encoding)
-    return decoded(codec, parts, ("F32", delta.shape)), parts, encoding
 
 
 @settings(deadline=None, max_examples=60)
@@ -128,7 +125,7 @@ def streams(dither):
     random = np.random.default_rng(5)
     rows, columns = random.integers(-9, 9, 40), random.integers(-4, 4, 30)
     parameters = {"step": 0.1, "level": 2, **({"dither": 77} if dither else {})}
-    offsets, found = direct._dither(parameters), []
+    offsets, found = Dither.announced(parameters), []
     for level, place in direct._segments(direct._contexts(2, rows, columns)):
         symbols = np.rint(2.0 ** (level / 2) * random.normal(size=place.stop - place.start)).astype(np.int64)
         if offsets is None:

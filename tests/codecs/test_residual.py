@@ -1,5 +1,7 @@
 """Low rank plus direct: together they are the delta, and smaller than either alone where both have something to say."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,13 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from skillpack.codecs import Direct, LowRank, Residual
-from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
 from skillpack.errors import DamagedSkillError
-from tests.codecs.coding import coded, coded_size, decoded
+from tests.codecs import coding
+from tests.codecs.coding import coded_size, decoded
 
 RESIDUAL = Residual()
 SEED = Seed(("a",))
+there_and_back = partial(coding.there_and_back, codec=RESIDUAL, seed=SEED)
 
 
 def spiked(rows=200, columns=150, rank=4, seed=0):
@@ -21,12 +24,6 @@ def spiked(rows=200, columns=150, rank=4, seed=0):
     random = np.random.default_rng(seed)
     strong = random.normal(size=(rows, rank)) @ random.normal(size=(rank, columns))
     return (strong + 0.5 * random.normal(size=(rows, columns))).astype(np.float32)
-
-
-def there_and_back(delta, step, *, codec=RESIDUAL, seed=SEED):
-    encoding = codec.encode(codec.analyse(delta.reshape(matrix_shape(delta.shape)), step), step, seed)
-    parts = coded(encoding)
-    return decoded(codec, parts, ("F32", delta.shape)), parts, encoding
 
 
 @settings(deadline=None, max_examples=40)
