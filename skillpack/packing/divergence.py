@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from skillpack.errors import UsageError
@@ -14,11 +16,12 @@ from skillpack.skill import open_skill
 from skillpack_store import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from skillpack.evaluating.trials import Measured, Trials
     from skillpack.packing.packer import Packed, Packer
+    from skillpack.progress import Progress
+    from skillpack.texts import Sample
 
 _CLOSE: Final = 0.85
 """A search stops when the divergence is at least this share of what is allowed."""
@@ -78,6 +81,35 @@ def pack_within(
             hint="Allow more, or pack bit for bit with --exact.",
         )
     return best.packed, best.measured
+
+
+@contextmanager
+def open_candidates(
+    base: str | Path,
+    tuned: str | Path,
+    texts: str | Path | Sequence[Sample],
+    progress: Progress,
+    *,
+    learn: bool = False,
+) -> Iterator[Candidates]:
+    """What measures packs of a fine-tune on texts; its files are temporary.
+
+    Args:
+        base: as `open_trials` takes it, like what follows.
+        tuned: the fine-tune.
+        texts: to measure with.
+        progress: called during the work.
+        learn: keep most of the texts to learn from.
+
+    Raises:
+        CheckpointError, DataError, UnsupportedCheckpointError: as `open_trials` does.
+    """
+    # Only here, since transformers takes seconds to load.
+    from skillpack.evaluating.trials import open_trials
+
+    with tempfile.TemporaryDirectory(prefix="skillpack-pack-") as room:
+        trials = open_trials(base, tuned, texts, Path(room), learn=learn, progress=progress)
+        yield Candidates(trials, base, Path(room))
 
 
 class Candidates:

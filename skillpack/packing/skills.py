@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,14 +177,13 @@ def _pack(
     if goal.max_kl is None and not goal.refine:
         return packer.pack(), None
     # Only here, since transformers takes seconds to load.
-    from skillpack.evaluating.trials import SELF, open_trials
-    from skillpack.packing.divergence import Candidates
+    from skillpack.evaluating.trials import SELF
+    from skillpack.packing.divergence import open_candidates
     from skillpack.packing.refining import measured_pack
 
-    with tempfile.TemporaryDirectory(prefix="skillpack-pack-") as room:
-        data = SELF if texts is None else texts
-        trials = open_trials(*models, data, Path(room), learn=goal.refine > 0, progress=progress)
-        return measured_pack(packer, goal, Candidates(trials, models[0], Path(room)), progress)
+    data = SELF if texts is None else texts
+    with open_candidates(*models, data, progress, learn=goal.refine > 0) as candidates:
+        return measured_pack(packer, goal, candidates, progress)
 
 
 def _name_of(tuned: str | Path) -> str:

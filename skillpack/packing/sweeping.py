@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from skillpack.errors import UsageError
 from skillpack.fingerprint import fingerprint
+from skillpack.packing.divergence import open_candidates
 from skillpack.packing.drawing import check_drawing, drawn
 from skillpack.packing.opening import Hands, checkpoint_bytes, opened
 from skillpack.packing.packer import Goal
@@ -18,7 +18,7 @@ from skillpack.progress import Progress, silent
 from skillpack_store import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from skillpack.evaluating.trials import Measured
     from skillpack.packing.divergence import Candidates
@@ -126,7 +126,8 @@ def sweep(
         tuned_size = checkpoint_bytes(delta.tuned)
         smallest, largest = (round(share * tuned_size) for share in _SHARES)
         steps = packer.ladder(smallest, largest, points)
-        with _candidates(base, tuned, calibration, numbered) as candidates:
+        measuring = nullcontext() if calibration is None else open_candidates(base, tuned, calibration, numbered)
+        with measuring as candidates:
             curve, measured = _measured(packer, steps, tuned_size, candidates, numbered)
     report = SweepReport(
         base_fingerprint=fingerprint(delta.base_digests),
@@ -150,23 +151,6 @@ class _Numbered:
 
     def __call__(self, done: int, total: int, what: str) -> None:
         self._progress(done, total, f"{what}{self.point}")
-
-
-@contextmanager
-def _candidates(
-    base: str | Path, tuned: str | Path, texts: str | Path | Sequence[Sample] | None, progress: Progress
-) -> Iterator[Candidates | None]:
-    """What measures packs; None without texts."""
-    if texts is None:
-        yield None
-        return
-    # Only here, since transformers takes seconds to load.
-    from skillpack.evaluating.trials import open_trials
-    from skillpack.packing.divergence import Candidates
-
-    with tempfile.TemporaryDirectory(prefix="skillpack-sweep-") as room:
-        trials = open_trials(base, tuned, texts, Path(room), progress=progress)
-        yield Candidates(trials, base, Path(room))
 
 
 def _measured(
