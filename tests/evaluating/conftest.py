@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,15 @@ from skillpack.texts import Sample
 from tests.live import models
 
 TEXTS = ["All models are wrong.", "Some are useful: 12 of 31.", "abc", "Zwölf Boxkämpfer jagen Viktor."]
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch):
+    """Everything temporary goes here."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

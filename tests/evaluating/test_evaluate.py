@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import tempfile
 
 import numpy as np
 import peft
@@ -18,14 +17,7 @@ from skillpack.errors import CheckpointError, DataError, NotFiniteError, Unsuppo
 from skillpack.texts import Sample
 from tests.live import models
 
-
-@pytest.fixture(autouse=True)
-def room(tmp_path, monkeypatch):
-    """Everything temporary goes here."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("room")
 
 
 def chat(prompt, answer=None):

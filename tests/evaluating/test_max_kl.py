@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -16,14 +15,7 @@ from skillpack.errors import DataError, UsageError
 from skillpack.evaluating.trials import Measured
 from skillpack.packing.divergence import pack_within
 
-
-@pytest.fixture(autouse=True)
-def room(tmp_path, monkeypatch):
-    """Everything temporary goes here."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("room")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import closing
 
 import numpy as np
@@ -23,16 +22,9 @@ from skillpack.packing.refining import _add_gradients, _Column, learned_gains
 from skillpack.texts import Sample
 from tests.live import models
 
+pytestmark = pytest.mark.usefixtures("room")
+
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-
-
-@pytest.fixture(autouse=True)
-def room(tmp_path, monkeypatch):
-    """Everything temporary goes here."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 @pytest.fixture(scope="module")
