@@ -26,8 +26,8 @@ lint: $(VENV)/.test ## style and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test ## measure every figure of the README (about an hour) and write its table
-	for name in exact fidelity bound calibration classifier memory speed; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+bench: $(VENV)/.test ## measure every figure of the README (many hours) and write its table
+	for name in exact fidelity bound comparison classifier memory speed; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.tables
 
 docs: $(VENV)/.test ## write the pages that are generated
