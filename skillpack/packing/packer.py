@@ -44,7 +44,7 @@ _FINER: Final = 256
 
 @dataclass(frozen=True)
 class Goal:
-    """What a pack is to achieve; at most one of the four is set.
+    """What a pack is to achieve; at most one of the first four is set.
 
     Attributes:
         exact: come back bit for bit.
