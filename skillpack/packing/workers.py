@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-LARGE: Final = 16 << 20
+LARGE: Final = 8 << 20
 """Elements from which a tensor is worked on alone, so that memory is bounded by the largest tensor."""
 
 T = TypeVar("T")
