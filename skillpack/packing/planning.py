@@ -48,9 +48,11 @@ _STATISTICS: Final = re.compile(r"(^|\.)running_(mean|var)$")
 """Rounding might make a variance negative, and the model's outputs with it NaN."""
 _EMBEDDING: Final = re.compile(r"(^|\.)(embed\w*|\w*embeddings|wte|shared|lm_head|output)\.weight$")
 
-# An embedding is one layer, so that rounding towards zero does not add up over layers as it does in linear ones.
+# An embedding is one layer, so that what plain rounding leaves out does not add up over layers as it does in linear
+# ones; its weak columns consist of a few rows that matter, which are all that such rounding leaves.
 _LINEAR: Final = LowRank()
-_TABLE: Final = LowRank(keep=1.0, dead_zone=0.6)
+_TABLE: Final = LowRank(keep=0.25, dead_zone=0.5)
+_TABLE_FINENESS: Final = 0.5
 _BY_ENTRIES: Final = (Residual(LowRank(keep=1.0)), Residual(LowRank(keep=2.0)), Direct())
 
 
@@ -86,6 +88,7 @@ class LossyPlan:
         analyses: per codec, what it found out and the greatest step it may use.
         scale: typical strength of a direction per coefficient, in the units of a step; 0 for small tensors.
         energy: squared Frobenius norm of the delta.
+        fineness: step that is used, as a share of the one asked for.
         gains: of the low-rank columns, as `LowRank` has them; empty without refinement.
         entries: what the entry-wise codecs need; None where no step will make them the cheapest.
     """
@@ -96,6 +99,7 @@ class LossyPlan:
     analyses: list[tuple[LossyCodec, Analysis, float]] = field(default_factory=list)
     scale: float = 0.0
     energy: float = 0.0
+    fineness: float = 1.0
     gains: tuple[int, ...] = ()
     entries: Analysis | None = None
     _sources: list[Source] = field(default_factory=list)
@@ -120,7 +124,7 @@ class LossyPlan:
         codec, analysis, _ = self.analyses[0]
         if not isinstance(codec, LowRank):
             return 0.0
-        return codec.predicted(analysis, step).bits
+        return codec.predicted(analysis, self.fineness * step).bits
 
     def analyse(self, finest: float, analyst: Analyst = LOCAL) -> None:
         """Let the codecs look at the delta once, for steps of `finest` and above.
@@ -129,6 +133,7 @@ class LossyPlan:
             NotFiniteError: the delta holds NaN or infinity.
         """
         self._sources.clear()
+        finest *= self.fineness
         factors = self._factors()
         if factors is not None:
             self._analyse_product(*factors, finest)
@@ -192,7 +197,7 @@ class LossyPlan:
         """
         self.entries = None
         # Embeddings are easily overpaid, and being right on average is of no use to them.
-        if not math.isfinite(finest) or len(self.analyses) > 1 or _EMBEDDING.search(self.change.name):
+        if not math.isfinite(finest) or len(self.analyses) > 1 or _is_table(self.change):
             return
         analysis = {**self.analyses[0][1], **spool(mean_squares(values.__getitem__, values.shape)), DELTA: values}
         if self._best_by_entries(analysis, finest) is not None:
@@ -208,7 +213,7 @@ class LossyPlan:
 
     @property
     def _low_rank(self) -> LowRank:
-        return _TABLE if _EMBEDDING.search(self.change.name) else _LINEAR
+        return _TABLE if _is_table(self.change) else replace(_LINEAR, keep=_LINEAR.keep / self.fineness)
 
     def set_gains(self, gains: tuple[int, ...]) -> None:
         """Use gains from now on."""
@@ -223,11 +228,12 @@ class LossyPlan:
         name, _ = self.encode(step)
         for codec, analysis, limit in self.analyses:
             if codec.name == name and isinstance(codec, LowRank):
-                return codec.factors(analysis, min(step, limit), self.seed)
+                return codec.factors(analysis, min(self.fineness * step, limit), self.seed)
         return None
 
     def encode(self, step: float) -> tuple[str, Encoding]:
         """Codec and encoding at a step."""
+        step *= self.fineness
         if self.entries is not None:
             best = self._best_by_entries(self.entries, step)
             if best is not None:
@@ -332,7 +338,12 @@ def _plan_common(delta: Delta, change: Change, *, exact: bool) -> Plan:
     if exact or (not matrix and DTYPE_BYTES[change.dtype] == 2) or _STATISTICS.search(change.name):
         return LosslessPlan(Exact() if change.dtype in Exact.dtypes else Raw(), delta, change)
     key = (delta.base_digests[str(change.reference)], delta.tuned_digests[change.name], change.name)
-    return LossyPlan(delta, change, Seed(key))
+    return LossyPlan(delta, change, Seed(key), fineness=_TABLE_FINENESS if _is_table(change) else 1.0)
+
+
+def _is_table(change: Change) -> bool:
+    """Whether a tensor has one row for each token."""
+    return _EMBEDDING.search(change.name) is not None
 
 
 def _common_rows(delta: Delta, change: Change) -> tuple[Tensor | None, Tensor]:

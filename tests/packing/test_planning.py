@@ -96,18 +96,19 @@ def test_the_scale_of_a_matrix_is_its_strength_per_coefficient(plans):
 @pytest.mark.parametrize(
     ("name", "keep"),
     [
-        (EMBED, 1.0),
-        ("lm_head.weight", 1.0),
-        ("bert.embeddings.word_embeddings.weight", 1.0),
+        (EMBED, 0.25),
+        ("lm_head.weight", 0.25),
+        ("bert.embeddings.word_embeddings.weight", 0.25),
         ("layers.0.q.weight", 0.15),
     ],
 )
-def test_embeddings_are_rounded_towards_zero(plans, name, keep):
+def test_embeddings_are_rounded_plainly_and_more_finely(plans, name, keep):
     (plan,) = plans(normal(40, 30), normal(40, 30) + drift((40, 30), 1), name=name)
     plan.analyse(math.inf)
     assert codecs(plan) == ["lowrank"]
     codec = plan.analyses[0][0]
-    assert (codec.keep, codec.dead_zone is None) == (keep, keep < 1)
+    assert codec.keep == keep
+    assert (codec.dead_zone is None, plan.fineness) == ((True, 1.0) if keep == 0.15 else (False, 0.5))
 
 
 def test_a_flat_delta_is_written_by_its_entries(plans):
