@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from benchmarks.baselines.protocol import Baseline, Moments
 
 LORA = "LoRA extraction"
-SHARES = (0.004, 0.008, 0.015, 0.03, 0.06)
+SHARES = (0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25)
 """Bytes of our skills, as shares of the fine-tune's."""
 CALIBRATED_SHARES = (0.008, 0.03)
 REFINE = 16
