@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from skillpack.cli.console import Output
     from skillpack.packing import PackReport, SweepReport
+    from skillpack.packing.metric import Metric
     from skillpack.packing.sweeping import SweepPoint
 
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 @click.option("--max-kl", type=float, metavar="NATS", help="Mean KL from the fine-tune that it may have on texts.")
 @click.option("--refine", type=click.IntRange(0), default=0, metavar="STEPS", help="Learn from texts in so many steps.")
 @click.option("--calibration", metavar="DATA", help="Texts; by default self, what the fine-tune writes itself.")
+@click.option("--metric", type=click.Choice(["identity", "activation", "fisher"]), help="How texts weigh tensors.")
+@click.option("--statistics", type=click.Path(dir_okay=False), metavar="FILE", help="Keep what texts show for later.")
 @click.option("--sweep", type=click.Path(file_okay=False), metavar="FOLDER", help="Write the curve of all sizes here.")
 @click.option("--license", metavar="ID", help="SPDX identifier for the model card; by default the base's.")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Tensors at a time; one per core by default.")
@@ -53,6 +56,8 @@ def pack(
     max_kl: float | None,
     refine: int,
     calibration: str | None,
+    metric: Metric | None,
+    statistics: str | None,
     sweep: str | None,
     license: str | None,  # noqa: A002 - the option's name
     workers: int | None,
@@ -75,9 +80,14 @@ def pack(
     --max-kl packs at several sizes, installs each on a copy of BASE and measures KL(tuned || packed) in nats for each
     predicted token; the smallest skill is kept whose 95 % interval lies below NATS.
 
+    --calibration DATA finds out from texts in which tensors errors matter most and codes these more finely; some dozen
+    prompts are enough. DATA is as for skillpack eval: a .txt or .jsonl file, a dataset's folder, org/name, or self for
+    texts that the fine-tune writes; prompts without answers are answered by it. --metric fisher, the default, asks the
+    fine-tune's gradients, activation only the layers' inputs, identity nothing. --statistics FILE keeps the answer, or
+    takes it from FILE if that is there.
+
     --refine learns gains of the skill's columns from the fine-tune's predictions, 8 texts a step. Every fourth text is
-    kept for measuring, and what has been learned is dropped if it does not help there. DATA is as for skillpack eval:
-    a .txt or .jsonl file, a dataset's folder, or org/name; prompts without answers are answered by the fine-tune.
+    kept for measuring, and what has been learned is dropped if it does not help there.
 
     --sweep packs at nine sizes from about 0.3 % to 12 % of the fine-tune and writes size against relative error to
     FOLDER as curve.json, curve.png and curve.svg; with --calibration DATA, which may be self, also against KL, by real
@@ -120,6 +130,8 @@ def pack(
             max_kl=max_kl,
             refine=refine,
             calibration=calibration,
+            metric=metric,
+            statistics=statistics,
             store=store,
             branch=branch,
             message=message,

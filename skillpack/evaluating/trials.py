@@ -60,6 +60,7 @@ class Trials:
 
     Attributes:
         tuned: the fine-tune.
+        samples: all of them.
         lessons: batches to learn from; empty unless that was asked for.
 
     Raises:
@@ -71,6 +72,7 @@ class Trials:
         self, tuned: Any, tokenizer: Any, samples: Sequence[Sample], *, learn: bool = False, progress: Progress = silent
     ) -> None:
         self.tuned, self._tokenizer, self._progress = tuned, tokenizer, progress
+        self.samples = samples
         self.lessons: list[Batch] = []
         if learn:
             if len(samples) < _LEAST_TO_LEARN:
@@ -78,11 +80,11 @@ class Trials:
                     f"{len(samples)} samples are too few to learn from and to measure with",
                     hint=f"Give {_LEAST_TO_LEARN} or more; some dozens are better.",
                 )
-            self.lessons = self._lessons([sample for at, sample in enumerate(samples) if at % _MEASURED_OF])
+            self.lessons = self.small_batches([sample for at, sample in enumerate(samples) if at % _MEASURED_OF])
             samples = samples[::_MEASURED_OF]
         self._batches = Comparison(tuned, tokenizer).encode(samples, MAX_TOKENS, progress)
 
-    def _lessons(self, samples: Sequence[Sample]) -> list[Batch]:
+    def small_batches(self, samples: Sequence[Sample]) -> list[Batch]:
         """Batches of a few samples each, those of similar length together."""
         found = [
             Comparison(self.tuned, self._tokenizer).encode(samples[at : at + _LESSON], MAX_TOKENS, self._progress)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from skillpack.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from skillpack.codecs.protocol import Cost
 
@@ -21,6 +21,10 @@ TOLERANCE: Final = 0.02
 _ROUNDS: Final = 16
 _TYPICAL_SLOPE: Final = 1.4
 """d log size / d log step, with the sign changed, of typical packs; only a first guess."""
+_TRUST: Final = 0.5
+"""Share of a sensitivity's logarithm that is believed; in theory all of it, measured half is best."""
+_RANGE: Final = 4.0
+"""A tensor's step differs from the common one at most by this factor."""
 
 
 class FinerStepNeededError(Exception):
@@ -44,6 +48,19 @@ def cheapest(costs: Sequence[Cost], step: float) -> int:
 def total(cost: Cost, step: float) -> float:
     """Squared error + multiplier x bits."""
     return cost.distortion + multiplier(step) * cost.bits
+
+
+def fineness(sensitivity: Mapping[str, float]) -> dict[str, float]:
+    """The step of each tensor as a share of the common one; their geometric mean is 1 but for the limits.
+
+    Args:
+        sensitivity: by the name of the tensor, see `skillpack.packing.metric`; all positive.
+    """
+    if not sensitivity:
+        return {}
+    middle = math.exp(sum(map(math.log, sensitivity.values())) / len(sensitivity))
+    shares = {name: (value / middle) ** (-_TRUST / 2) for name, value in sensitivity.items()}
+    return {name: min(_RANGE, max(1 / _RANGE, share)) for name, share in shares.items()}
 
 
 def step_for_size(size_at: Callable[[float], float], target: int, start: float, finest: float) -> float:

@@ -16,7 +16,7 @@ from skillpack.codecs.protocol import Layout
 from skillpack.errors import SkillPackError, UsageError
 from skillpack.fingerprint import fingerprint
 from skillpack.manifest import FILES, LAYER_TYPE, MEDIA_TYPE, CodedFile, Manifest, Part, TensorEntry, block_of
-from skillpack.packing.allocate import FinerStepNeededError, step_for_size
+from skillpack.packing.allocate import FinerStepNeededError, fineness, step_for_size
 from skillpack.packing.analysis import LOCAL, Analyst
 from skillpack.packing.payload import Payload, layer_blocks, layer_header
 from skillpack.packing.planning import LossyPlan, Plan, plan_change
@@ -235,6 +235,18 @@ class Packer:
     def lossy(self) -> tuple[LossyPlan, ...]:
         """The plans of the tensors that are approximated."""
         return tuple(self._lossy)
+
+    def weigh(self, sensitivity: Mapping[str, float]) -> None:
+        """Code tensors the more finely the more errors in them matter; before anything else.
+
+        Args:
+            sensitivity: see `skillpack.packing.metric`; by the name of the tensor. Those left out are like the others
+                on average.
+        """
+        weighed = {plan.change.name: plan for plan in self._lossy if plan.is_matrix and not plan.is_table}
+        shares = fineness({name: sensitivity[name] for name in weighed if name in sensitivity})
+        for name, share in shares.items():
+            weighed[name].fineness = share
 
     def set_gains(self, gains: Mapping[str, tuple[int, ...]]) -> None:
         """Use gains of low-rank columns, by the name of the tensor, from now on; none for tensors left out."""

@@ -119,6 +119,11 @@ class LossyPlan:
         """Whether it is large enough in both directions to have low-rank structure."""
         return min(matrix_shape(common_shape(self.change))) >= _SMALL
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it has one row for each token."""
+        return _EMBEDDING.search(self.change.name) is not None
+
     def predicted_bits(self, step: float) -> float:
         """Bits it will take at a step, from its singular values alone; 0 for small tensors."""
         codec, analysis, _ = self.analyses[0]
@@ -197,7 +202,7 @@ class LossyPlan:
         """
         self.entries = None
         # Embeddings are easily overpaid, and being right on average is of no use to them.
-        if not math.isfinite(finest) or len(self.analyses) > 1 or _is_table(self.change):
+        if not math.isfinite(finest) or len(self.analyses) > 1 or self.is_table:
             return
         analysis = {**self.analyses[0][1], **spool(mean_squares(values.__getitem__, values.shape)), DELTA: values}
         if self._best_by_entries(analysis, finest) is not None:
@@ -213,7 +218,7 @@ class LossyPlan:
 
     @property
     def _low_rank(self) -> LowRank:
-        return _TABLE if _is_table(self.change) else replace(_LINEAR, keep=_LINEAR.keep / self.fineness)
+        return _TABLE if self.is_table else replace(_LINEAR, keep=_LINEAR.keep / self.fineness)
 
     def set_gains(self, gains: tuple[int, ...]) -> None:
         """Use gains from now on."""
@@ -338,12 +343,9 @@ def _plan_common(delta: Delta, change: Change, *, exact: bool) -> Plan:
     if exact or (not matrix and DTYPE_BYTES[change.dtype] == 2) or _STATISTICS.search(change.name):
         return LosslessPlan(Exact() if change.dtype in Exact.dtypes else Raw(), delta, change)
     key = (delta.base_digests[str(change.reference)], delta.tuned_digests[change.name], change.name)
-    return LossyPlan(delta, change, Seed(key), fineness=_TABLE_FINENESS if _is_table(change) else 1.0)
-
-
-def _is_table(change: Change) -> bool:
-    """Whether a tensor has one row for each token."""
-    return _EMBEDDING.search(change.name) is not None
+    plan = LossyPlan(delta, change, Seed(key))
+    plan.fineness = _TABLE_FINENESS if plan.is_table else 1.0
+    return plan
 
 
 def _common_rows(delta: Delta, change: Change) -> tuple[Tensor | None, Tensor]:

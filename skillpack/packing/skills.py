@@ -6,14 +6,16 @@ import re
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from skillpack.errors import UsageError
+from skillpack.fingerprint import fingerprint
 from skillpack.library import commit_skills, open_or_create
 from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
 from skillpack.model_card import CARD_TYPE, CardFacts, base_license, base_name, card_files, write_card
 from skillpack.packing.opening import Hands, checkpoint_bytes, opened
 from skillpack.packing.packer import Goal
+from skillpack.packing.statistics import read_statistics, write_statistics
 from skillpack.progress import Progress, silent
 from skillpack.skill import open_skill
 from skillpack_store import check_skill_name
@@ -24,10 +26,31 @@ if TYPE_CHECKING:
     from skillpack.evaluating.trials import Measured
     from skillpack.library import StoreLike
     from skillpack.manifest import Manifest
-    from skillpack.packing.packer import Packed, Packer
+    from skillpack.packing.metric import Metric
+    from skillpack.packing.opening import Opened
+    from skillpack.packing.packer import Packed
     from skillpack.texts import Sample
 
     Texts = str | Path | Sequence[Sample] | None
+
+
+_ENOUGH: Final = 64
+"""Texts from which on more of them say nothing new about how much a tensor matters."""
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """Texts, and what they are to tell.
+
+    Attributes:
+        texts: None if none are given.
+        metric: how tensors are weighed.
+        statistics: file with what has been found out.
+    """
+
+    texts: Texts
+    metric: Metric
+    statistics: Path | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,8 @@ def pack(
     max_kl: float | None = None,
     refine: int = 0,
     calibration: Texts = None,
+    metric: Metric | None = None,
+    statistics: str | Path | None = None,
     store: StoreLike = None,
     branch: str = "main",
     message: str = "",
@@ -109,7 +134,10 @@ def pack(
             same size. Every fourth text is kept for measuring, and what has been learned is dropped if the skill is no
             better on these.
         calibration: texts as `skillpack.texts.read_samples` reads them, or samples; by default, or if "self", texts
-            that the fine-tune writes itself.
+            that the fine-tune writes itself. Tensors are coded the more finely the more errors in them matter there.
+        metric: how that is found out, see `skillpack.packing.metric`; "identity" not to do it. By default "fisher"
+            wherever there are texts, for a `max_kl` or to `refine` too.
+        statistics: file to keep what is found out in; if it is there, it is taken from there.
         store: folder of the store; by default the user's own.
         branch: branch of the library.
         message: why, for the history.
@@ -136,14 +164,18 @@ def pack(
         >>> pack("org/base", "./math-tuned", "math", size=5_000_000)  # doctest: +SKIP
     """
     goal = Goal(exact=exact, size=size, quality=quality, max_kl=max_kl, refine=refine)
-    if calibration is not None and max_kl is None and not refine:
-        raise UsageError("nothing is done with the calibration texts", hint="Add --refine 16, or --max-kl 0.02.")
+    if exact and not (calibration is None and metric is None and statistics is None):
+        raise UsageError("a pack that comes back bit for bit has no use for texts", hint="Leave out --calibration.")
+    wanted = max_kl is not None or refine or calibration is not None or statistics is not None
+    about = _Calibration(
+        calibration, metric or ("fisher" if wanted else "identity"), None if statistics is None else Path(statistics)
+    )
     name = check_skill_name(name or _name_of(tuned))
     hands = Hands(workers, device, ray)
     with ExitStack() as stack:
         found = stack.enter_context(opened(base, tuned, goal, hands, progress))
         delta = found.delta
-        packed, measured = _pack(found.packer, (base, tuned), goal, calibration, progress)
+        packed, measured = _pack(found, (base, tuned), goal, about, progress)
         stack.callback(packed.payload.close)
         report = PackReport(
             name=name,
@@ -172,17 +204,29 @@ def pack(
 
 
 def _pack(
-    packer: Packer, models: tuple[str | Path, str | Path], goal: Goal, texts: Texts, progress: Progress
+    found: Opened, models: tuple[str | Path, str | Path], goal: Goal, about: _Calibration, progress: Progress
 ) -> tuple[Packed, Measured | None]:
-    if goal.max_kl is None and not goal.refine:
+    packer, metric, path = found.packer, about.metric, about.statistics
+    of = fingerprint(found.delta.tuned_digests)
+    known = {} if metric == "identity" else None if path is None else read_statistics(path, of, metric)
+    packer.weigh(known or {})
+    if about.texts is None and goal.max_kl is None and not goal.refine and known is not None:
         return packer.pack(), None
     # Only here, since transformers takes seconds to load.
     from skillpack.evaluating.trials import SELF
     from skillpack.packing.divergence import open_candidates
+    from skillpack.packing.metric import sensitivities
     from skillpack.packing.refining import measured_pack
 
-    data = SELF if texts is None else texts
+    data = SELF if about.texts is None else about.texts
     with open_candidates(*models, data, progress, learn=goal.refine > 0) as candidates:
+        if known is None:
+            trials = candidates.trials
+            some = trials.samples[:: -(-len(trials.samples) // _ENOUGH)]
+            known = sensitivities(metric, trials.tuned, trials.small_batches(some), progress=progress)
+            packer.weigh(known)
+            if path is not None:
+                write_statistics(path, of, metric, known)
         return measured_pack(packer, goal, candidates, progress)
 
 
