@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = 1 << 21
 """Elements of a matrix that are worked on at a time."""
+_CHUNK: Final = 1 << 22
+"""Symbols after which the next ones go into a chunk of their own, so that not all need be in memory at once."""
 _INNER_BITS: Final = 8
 _MAX_CLASS: Final = 80
 _EXACT_SUMS: Final = 2**53
@@ -127,9 +129,14 @@ class LowRank:
         def chunks() -> Iterator[Chunk]:
             peaks = np.zeros((2, classes.size))
             found: list[Group] = []
+            written = 0
             for side, columns, symbols, units in self._rounded(analysis, parameters, seed):
+                if written >= _CHUNK:
+                    yield found
+                    found, written = [], 0
                 peaks[side, columns] = np.abs(units).max(axis=0)
                 found += symbols
+                written += units.size
             _check_exact(peaks, inner)
             yield [*found, (_GAIN, gains)] if self.gains else found
 
@@ -172,10 +179,10 @@ class LowRank:
     def _rounded(
         self, analysis: Analysis, parameters: Parameters, seed: Seed
     ) -> Iterator[tuple[int, slice, list[Group], npt.NDArray[np.int32]]]:
-        """Side and columns of each class of columns, first of one side; what to code, and what it will be read as."""
+        """Side and columns of each run of columns, first of one side; what to code, and what it will be read as."""
         dither, noise = Dither.announced(parameters), seed.noise()
         for side, factor in enumerate((analysis["left"], analysis["right"])):
-            for level, first, last in _runs(parameters):
+            for level, first, last in _runs(parameters, len(factor)):
                 weight = float(parameters["outer"] * _unit(parameters) ** 2 * _inner(parameters["top"] - level))
                 scales = np.sqrt(analysis["values"][first:last].astype(np.float64) / weight)
                 values = factor[:, first:last] * scales.astype(np.float32)
@@ -199,22 +206,22 @@ class LowRank:
         if not parameters["columns"]:
             return delta.reshape(layout.shape)
         _check_parameters(parameters, shape)
-        reader = next(chunks)
+        reader = _Reader(chunks)
         dither = Dither.announced(parameters)
         left, right = (_read_factor(reader, parameters, count, dither) for count in shape)
+        inner = np.repeat(_inner(np.arange(len(parameters["columns"]))), parameters["columns"])
         outer = float(parameters["outer"])
-        for level, first, last in _runs(parameters):
-            left[:, first:last] *= float(_inner(parameters["top"] - level))
         if parameters.get("gains"):
-            left *= _read_gains(reader, left.shape[1])
+            inner *= _read_gains(reader.current, rank(parameters))
             outer /= _GAIN_UNIT
         reader.finish()
-        _check_exact(np.stack([np.abs(left).max(axis=0), np.abs(right).max(axis=0)]), np.ones(left.shape[1]))
+        _check_exact(np.stack([_peaks(left), _peaks(right)]), inner)
+        right = (right * inner).T
         size = max(1, _BLOCK // shape[1])
         for first in range(0, shape[0], size):
             # A hostile scale may overflow to infinity, which harms nobody.
             with np.errstate(over="ignore"):
-                delta[first : first + size] = (left[first : first + size] @ right.T) * outer
+                delta[first : first + size] = (left[first : first + size].astype(np.float64) @ right) * outer
         return delta.reshape(layout.shape)
 
     def predicted(self, analysis: Analysis, step: float) -> Cost:
@@ -312,12 +319,17 @@ def _run_lengths(classes: npt.NDArray[np.int64], top: int) -> list[int]:
     return np.bincount(top - classes).tolist()
 
 
-def _runs(parameters: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
-    """Class, first column and end of each class that has columns."""
-    first = 0
+def _runs(parameters: Mapping[str, Any], entries: int) -> Iterator[tuple[int, int, int]]:
+    """Class, first column and end of each run of columns of one class.
+
+    Args:
+        parameters: of the part.
+        entries: of a column; runs of too many are divided.
+    """
+    first, most = 0, max(1, _CHUNK // entries)
     for below, count in enumerate(parameters["columns"]):
-        if count:
-            yield parameters["top"] - below, first, first + count
+        for start in range(first, first + count, most):
+            yield parameters["top"] - below, start, min(start + most, first + count)
         first += count
 
 
@@ -339,18 +351,50 @@ def _unit(parameters: Mapping[str, Any]) -> int:
     return UNIT if "dither" in parameters else 1
 
 
+class _Reader:
+    """Reads run after run from as many chunks as they were written in.
+
+    Attributes:
+        current: the chunk that was read from last.
+    """
+
+    def __init__(self, chunks: Iterator[ChunkReader]) -> None:
+        self._chunks, self.current, self._read = chunks, next(chunks), 0
+
+    def part(self, count: int) -> ChunkReader:
+        """The chunk that holds the next `count` symbols."""
+        if self._read >= _CHUNK:
+            self.finish()
+            self.current, self._read = next(self._chunks), 0
+        self._read += count
+        return self.current
+
+    def finish(self) -> None:
+        """Check that the chunk holds nothing else."""
+        self.current.finish()
+
+
 def _read_factor(
-    reader: ChunkReader, parameters: Mapping[str, Any], entries: int, dither: Dither | None
-) -> npt.NDArray[np.float64]:
-    factor = np.empty((entries, rank(parameters)), np.float64)
-    for level, first, last in _runs(parameters):
+    reader: _Reader, parameters: Mapping[str, Any], entries: int, dither: Dither | None
+) -> npt.NDArray[np.signedinteger[Any]]:
+    """The integers of one side, in the smallest dtype that holds them."""
+    factor: npt.NDArray[np.signedinteger[Any]] = np.empty((entries, rank(parameters)), np.int16)
+    for level, first, last in _runs(parameters, entries):
         context, count = _context(level, entries), entries * (last - first)
+        chunk = reader.part(count)
         if dither is None:
-            symbols = reader.take(context, count)
+            symbols = chunk.take(context, count)
         else:
-            symbols = read_groups(reader, context, dither.take(count), fine=_fine(level, entries))
+            symbols = read_groups(chunk, context, dither.take(count), fine=_fine(level, entries))
+        needed = np.promote_types(factor.dtype, np.min_scalar_type(-int(np.abs(symbols).max()) - 1))
+        factor = factor.astype(needed, copy=False)
         factor[:, first:last] = symbols.reshape(last - first, entries).T
     return factor
+
+
+def _peaks(factor: npt.NDArray[np.signedinteger[Any]]) -> npt.NDArray[np.float64]:
+    """The largest magnitude of each column."""
+    return np.maximum(factor.max(axis=0).astype(np.float64), -factor.min(axis=0).astype(np.float64))
 
 
 def _read_gains(reader: ChunkReader, count: int) -> npt.NDArray[np.float64]:

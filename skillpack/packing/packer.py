@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from skillpack.progress import Progress
 
 DEFAULT_QUALITY: Final = 0.9
-_STEP_AT_NO_QUALITY: Final = 32.0
+_STEP_AT_NO_QUALITY: Final = 44.0
 """Step at quality 0, in units of the typical strength of a direction per coefficient."""
 _SAMPLE: Final = 8
 """How many tensors are looked at first to learn what step a goal asks for."""

@@ -36,7 +36,7 @@ def lowrank_streams():
     parameters = {"outer": 2.0**-30 / 3, "top": 21, "columns": counts}
     chunk = []
     for entries in (300, 200):
-        for level, first, last in lowrank._runs(parameters):
+        for level, first, last in lowrank._runs(parameters, entries):
             spread = 2.0 ** (level / 2) / np.sqrt(entries)
             values = np.rint(spread * random.normal(size=entries * (last - first))).astype(np.int64)
             chunk.append((lowrank._context(level, entries), values))

@@ -211,7 +211,7 @@ def test_decoding_is_exact_integer_arithmetic():
     sides = []
     for entries in delta.shape:
         rows = []
-        for level, first, last in lowrank._runs(parameters):
+        for level, first, last in lowrank._runs(parameters, entries):
             context, offsets = lowrank._context(level, entries), dither.take(entries * (last - first))
             symbols = read_groups(reader, context, offsets, fine=lowrank._fine(level, entries))
             rows += [(level, column) for column in symbols.reshape(last - first, entries).tolist()]
@@ -248,6 +248,26 @@ def test_threads_of_the_linear_algebra_do_not_matter_to_decoding(threads):
         check=True,
     )
     assert result.stdout == hashlib.sha256(back.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("gains", [(), (3, -5, 7)])
+@pytest.mark.parametrize("dead_zone", [None, 0.5])
+def test_many_symbols_take_several_chunks(monkeypatch, gains, dead_zone):
+    delta, codec = of_rank(60, 300, 200, 0.97), LowRank(gains=gains, dead_zone=dead_zone)
+    whole, one = there_and_back(delta, 1e-3, codec=codec)
+    monkeypatch.setattr(lowrank, "_CHUNK", 4000)
+    divided, several = there_and_back(delta, 1e-3, codec=codec)
+    assert (len(one[1]), len(several[1]) > 3) == (1, True)
+    assert np.linalg.norm(divided - delta) == pytest.approx(np.linalg.norm(whole - delta), rel=0.1)
+    if dead_zone is not None:
+        assert np.array_equal(divided, whole)
+
+
+def test_integers_of_any_size_come_back():
+    """Those that exceed 16 bits too."""
+    delta = of_rank(20, 30, 20, 0.5)
+    back, _ = there_and_back(delta, 1e-7, codec=LowRank(dead_zone=0.5))
+    assert np.abs(back - delta).max() < 1e-4 * np.abs(delta).max()
 
 
 def test_decoded_bits_are_what_they_always_were():
