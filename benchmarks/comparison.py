@@ -40,8 +40,6 @@ LORA = "LoRA extraction"
 SHARES = (0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25)
 """Bytes of our skills, as shares of the fine-tune's."""
 CALIBRATED_SHARES = (0.008, 0.03)
-REFINE = 16
-"""Steps in which calibrated skills learn."""
 
 _Work = tuple[str, str, "Callable[[Path], tuple[int, float]]"]
 """A method, its setting, and what writes and measures it in a folder: bytes and KL."""
@@ -117,7 +115,7 @@ class _Moments:
 def _skill(pair: Pair, share: float, folder: Path, *, calibrated: bool = False) -> tuple[int, float]:
     size = round(share * (pair.tuned / WEIGHTS).stat().st_size)
     store, model = folder / "store", folder / "model"
-    texts: dict[str, Any] = {"calibration": pair.calibration, "refine": REFINE} if calibrated else {}
+    texts: dict[str, Any] = {"calibration": pair.calibration} if calibrated else {}
     packed = skillpack.pack(pair.base, pair.tuned, "skill", size=size, store=store, **texts)
     skillpack.install("skill", pair.base, output=model, store=store)
     return skill_bytes(store, packed.digest), pair.yardstick.kl(pair.yardstick.load(model))
