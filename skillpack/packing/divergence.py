@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from skillpack.errors import UsageError
 from skillpack.installing import Wanted, install
 from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
+from skillpack.progress import Progress, silent
 from skillpack.skill import open_skill
 from skillpack_store import Repository
 
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from skillpack.evaluating.trials import Measured, Trials
+    from skillpack.packing.metric import Metric
     from skillpack.packing.packer import Packed, Packer
-    from skillpack.progress import Progress
     from skillpack.texts import Sample
 
+_ENOUGH: Final = 64
+"""Texts from which on more of them say nothing new about how much a tensor matters."""
 _CLOSE: Final = 0.85
 """A search stops when the divergence is at least this share of what is allowed."""
 _ROUNDS: Final = 9
@@ -121,6 +124,14 @@ class Candidates:
 
     def __init__(self, trials: Trials, base: str | Path, room: Path) -> None:
         self.trials, self._base, self._room = trials, base, room
+
+    def sensitivities(self, metric: Metric, progress: Progress = silent) -> dict[str, float]:
+        """How much errors in each tensor matter on the texts; see `skillpack.packing.metric`."""
+        from skillpack.packing.metric import sensitivities
+
+        samples = self.trials.samples
+        some = self.trials.small_batches(samples[:: -(-len(samples) // _ENOUGH)])
+        return sensitivities(metric, self.trials.tuned, some, progress=progress)
 
     def measure(self, packed: Packed) -> Measured:
         """How far a pack is from the fine-tune."""

@@ -6,7 +6,7 @@ import re
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from skillpack.errors import UsageError
 from skillpack.fingerprint import fingerprint
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from skillpack.texts import Sample
 
     Texts = str | Path | Sequence[Sample] | None
-
-
-_ENOUGH: Final = 64
-"""Texts from which on more of them say nothing new about how much a tensor matters."""
 
 
 @dataclass(frozen=True)
@@ -215,15 +211,12 @@ def _pack(
     # Only here, since transformers takes seconds to load.
     from skillpack.evaluating.trials import SELF
     from skillpack.packing.divergence import open_candidates
-    from skillpack.packing.metric import sensitivities
     from skillpack.packing.refining import measured_pack
 
     data = SELF if about.texts is None else about.texts
     with open_candidates(*models, data, progress, learn=goal.refine > 0) as candidates:
         if known is None:
-            trials = candidates.trials
-            some = trials.samples[:: -(-len(trials.samples) // _ENOUGH)]
-            known = sensitivities(metric, trials.tuned, trials.small_batches(some), progress=progress)
+            known = candidates.sensitivities(metric, progress)
             packer.weigh(known)
             if path is not None:
                 write_statistics(path, of, metric, known)

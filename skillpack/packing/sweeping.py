@@ -97,8 +97,8 @@ def sweep(
         folder: where ``curve.json``, ``curve.png`` and ``curve.svg`` go; it is made if it is not there.
         points: how many packs to try; those that are no larger than a rougher one are left out.
         calibration: texts as `skillpack.texts.read_samples` reads them, samples, or "self" for texts that the fine-tune
-            writes itself. With texts every pack is installed on a copy of the base and its KL(tuned || packed) is
-            measured.
+            writes itself. With texts tensors are weighed as `skillpack.pack` does, and every pack is installed on a
+            copy of the base and its KL(tuned || packed) is measured.
         workers: see `skillpack.pack`.
         device: see `skillpack.pack`.
         ray: see `skillpack.pack`.
@@ -125,9 +125,11 @@ def sweep(
         delta, packer = found.delta, found.packer
         tuned_size = checkpoint_bytes(delta.tuned)
         smallest, largest = (round(share * tuned_size) for share in _SHARES)
-        steps = packer.ladder(smallest, largest, points)
         measuring = nullcontext() if calibration is None else open_candidates(base, tuned, calibration, numbered)
         with measuring as candidates:
+            if candidates is not None:
+                packer.weigh(candidates.sensitivities("fisher", numbered))
+            steps = packer.ladder(smallest, largest, points)
             curve, measured = _measured(packer, steps, tuned_size, candidates, numbered)
     report = SweepReport(
         base_fingerprint=fingerprint(delta.base_digests),
