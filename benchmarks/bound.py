@@ -80,11 +80,9 @@ def _parts(packed: Packed, rough: list[tuple[LossyPlan, TensorEntry]]) -> dict[s
         squares = np.square(analysis["all_values"], dtype=np.float64)
         source = Source(squares / max(shape), np.full(squares.size, float(max(shape))))
         spectrum += least_bits(source, entry.error**2 * source.energy) / 8
-        real.add(_groups(codec, plan, packed.step), shape)
+        real.add(_groups(codec, plan, plan.fineness * packed.step), shape)
         nearest = replace(codec, keep=1.0, dead_zone=0.6)
-        # Embeddings are rounded that way in the skill itself.
-        step = packed.step if nearest == codec else _step_for(nearest, plan, entry.error)
-        biased.add(_groups(nearest, plan, step), shape)
+        biased.add(_groups(nearest, plan, _step_for(nearest, plan, entry.error)), shape)
     bound = sum(entry.bound or 0 for _, entry in rough)
     longer, shorter = biased.sizes()
     coded = sum(entry.bounded_bytes for _, entry in rough)
@@ -125,9 +123,11 @@ class _Sides:
         """Count one tensor; groups of the left factor come first, those of the right one after them."""
         counted = self._counted if shape[0] >= shape[1] else self._counted[::-1]
         sides: dict[int, list[Group]] = defaultdict(list)
-        halves = list(groups)
-        for at, group in enumerate(halves):
-            sides[2 * at >= len(halves)].append(group)
+        found = list(groups)
+        rank, before = sum(values.size for _, values in found) // sum(shape), 0
+        for group in found:
+            sides[before >= rank * shape[0]].append(group)
+            before += group[1].size
         for side, found in sides.items():
             counted[side].add(found)
 
