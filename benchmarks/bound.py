@@ -123,9 +123,9 @@ class _Sides:
         """Count one tensor; groups of the left factor come first, those of the right one after them."""
         counted = self._counted if shape[0] >= shape[1] else self._counted[::-1]
         sides: dict[int, list[Group]] = defaultdict(list)
-        found = list(groups)
-        rank, before = sum(values.size for _, values in found) // sum(shape), 0
-        for group in found:
+        every = list(groups)
+        rank, before = sum(values.size for _, values in every) // sum(shape), 0
+        for group in every:
             sides[before >= rank * shape[0]].append(group)
             before += group[1].size
         for side, found in sides.items():

@@ -34,7 +34,7 @@ Metric = Literal["identity", "activation", "fisher"]
 def sensitivities(
     metric: Metric, model: torch.nn.Module, batches: Sequence[Batch], *, seed: int = 0, progress: Progress = silent
 ) -> dict[str, float]:
-    """Mean sensitivity of the weights of each tensor, in nats per prediction for an error of mean square 2.
+    """Mean sensitivity of the weights of each tensor: twice the nats per prediction that a unit of squared error costs.
 
     Of `activation`, and of tensors that it says nothing about, the unit is another, and only ratios mean something.
 

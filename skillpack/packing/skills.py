@@ -205,8 +205,8 @@ def _pack(
     packer, metric, path = found.packer, about.metric, about.statistics
     of = fingerprint(found.delta.tuned_digests)
     known = {} if metric == "identity" else None if path is None else read_statistics(path, of, metric)
-    packer.weigh(known or {})
     if about.texts is None and goal.max_kl is None and not goal.refine and known is not None:
+        packer.weigh(known)
         return packer.pack(), None
     # Only here, since transformers takes seconds to load.
     from skillpack.evaluating.trials import SELF
@@ -217,9 +217,9 @@ def _pack(
     with open_candidates(*models, data, progress, learn=goal.refine > 0) as candidates:
         if known is None:
             known = candidates.sensitivities(metric, progress)
-            packer.weigh(known)
             if path is not None:
                 write_statistics(path, of, metric, known)
+        packer.weigh(known)
         return measured_pack(packer, goal, candidates, progress)
 
 
