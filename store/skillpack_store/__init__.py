@@ -14,6 +14,7 @@ from skillpack_store.errors import (
     CorruptStoreError,
     NoStoreError,
     NotFoundError,
+    RemoteError,
     ReportedError,
     StoreError,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Descriptor",
     "NoStoreError",
     "NotFoundError",
+    "RemoteError",
     "ReportedError",
     "Repository",
     "ResolvedSkill",

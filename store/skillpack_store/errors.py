@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-__all__ = ["BusyError", "CorruptStoreError", "NoStoreError", "NotFoundError", "ReportedError", "StoreError"]
+__all__ = [
+    "BusyError",
+    "CorruptStoreError",
+    "NoStoreError",
+    "NotFoundError",
+    "RemoteError",
+    "ReportedError",
+    "StoreError",
+]
 
 
 class ReportedError(Exception):
@@ -52,3 +60,7 @@ class CorruptStoreError(StoreError):
 
 class NotFoundError(StoreError):
     """No blob, ref, version or name like this."""
+
+
+class RemoteError(StoreError):
+    """A remote cannot be reached, refuses, or does not answer as it should."""
