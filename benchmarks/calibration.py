@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 HELD_OUT = 150
 COUNTS = (8, 64, 512)
-STEPS = 16
 FOREIGN = "word-problems", 64
 """Texts of another kind: no number, and hardly a word, in common with the answers that are measured."""
 
@@ -89,7 +88,7 @@ def _skill(work: Path, task: str, size: int, lesson: Lesson, held_out: Sequence[
 
 
 def _texts(lesson: Lesson) -> dict[str, Any]:
-    return {} if lesson.texts is None else {"calibration": lesson.texts, "refine": STEPS}
+    return {} if lesson.texts is None else {"calibration": lesson.texts}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,13 +41,22 @@ _CHUNK: Final = 1 << 22
 _INNER_BITS: Final = 8
 _MAX_CLASS: Final = 80
 _EXACT_SUMS: Final = 2**53
-_GAIN_UNIT: Final = 128
-"""Gains are whole multiples of 1 / _GAIN_UNIT."""
-_GAIN_RANGE: Final = _GAIN_UNIT // 2
-"""Gains differ from 1 by at most this many units."""
-_GAIN: Final = "lowrank.gain"
 _SMOOTH: Final = 2
 """From this level on, entries spread over so many steps that the offset of the dither hardly matters."""
+
+
+class Coefficients(NamedTuple):
+    """A rounded delta, which is (left * weights) @ right.T.
+
+    Attributes:
+        left: in steps; fp32 of shape (rows, rank).
+        right: in steps; fp32 of shape (columns, rank).
+        weights: what the product of a step with a step amounts to; fp32 of shape (rank,).
+    """
+
+    left: Floats
+    right: Floats
+    weights: Floats
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,12 @@ class LowRank:
         dead_zone: None for subtractive dither, or stochastic rounding where the step is too fine for it. Otherwise
             magnitudes are rounded down where their fraction is less than this: least squared error per bit, but
             biased towards zero.
-        gains: factor of each column, units of 1 / 128 from 1 on, the strongest column first; columns beyond have none.
         device: torch device that analyses; encoding and decoding need none.
         name: the codec's name in a manifest.
     """
 
     keep: float = 0.15
     dead_zone: float | None = None
-    gains: tuple[int, ...] = ()
     device: str = "cpu"
     name: str = "lowrank"
 
@@ -120,11 +127,7 @@ class LowRank:
         if not classes.size:
             left_out = _energy(analysis["all_values"])
             return Encoding(parameters, lambda: iter(()), left_out)
-        gains = np.zeros(classes.size, np.int64)
-        gains[: len(self.gains)] = self.gains[: classes.size]
-        inner = _inner(parameters["top"] - classes) * (_GAIN_UNIT + gains if self.gains else 1)
-        if self.gains:
-            parameters["gains"] = True
+        inner = _inner(parameters["top"] - classes)
 
         def chunks() -> Iterator[Chunk]:
             peaks = np.zeros((2, classes.size))
@@ -138,32 +141,48 @@ class LowRank:
                 found += symbols
                 written += units.size
             _check_exact(peaks, inner)
-            yield [*found, (_GAIN, gains)] if self.gains else found
+            yield found
 
         variance = (VARIANCE if "dither" in parameters else 2 * VARIANCE) * step**2
         values = analysis["values"][: classes.size].astype(np.float64)
         left_out = _energy(analysis["all_values"][classes.size :])
         return Encoding(parameters, chunks, _noise(shape, values, variance) + left_out)
 
-    def factors(self, analysis: Analysis, step: float, seed: Seed) -> tuple[Floats, Floats]:
-        """What a decoder multiplies, gains not included: the delta is the first times the second transposed.
+    def factors(self, analysis: Analysis, step: float, seed: Seed) -> Coefficients:
+        """What a decoder multiplies."""
+        _, classes, parameters = self._columns(analysis, step, seed)
+        left, right = (np.zeros((analysis[side].shape[0], classes.size), np.float32) for side in ("left", "right"))
+        if not classes.size:
+            return Coefficients(left, right, np.zeros(0, np.float32))
+        for side, columns, _, units in self._rounded(analysis, parameters, seed):
+            (left, right)[side][:, columns] = units / np.float32(_unit(parameters))
+        return Coefficients(left, right, _weights(parameters, classes).astype(np.float32))
 
-        Returns:
-            fp32 of shape (rows, rank) and (columns, rank).
+    def moved(self, analysis: Analysis, step: float, seed: Seed, left: Floats, right: Floats) -> Analysis:
+        """The analysis of a delta whose coefficients lie elsewhere.
+
+        Args:
+            analysis: of the delta.
+            step: that moves are in units of, as in `factors`.
+            seed: see `factors`.
+            left: by how many steps the entries of the first factor move; fp32 of its shape.
+            right: the same for the second factor.
         """
-        step, classes, parameters = self._columns(analysis, step, seed)
-        pair = tuple(np.zeros((analysis[side].shape[0], classes.size), np.float32) for side in ("left", "right"))
-        if classes.size:
-            for side, columns, _, units in self._rounded(analysis, parameters, seed):
-                pair[side][:, columns] = units
-            pair[0][:] *= (_inner(parameters["top"] - classes) * parameters["outer"]).astype(np.float32)
-        return pair[0], pair[1]
+        _, classes, parameters = self._columns(analysis, step, seed)
+        values = analysis["values"][: classes.size].astype(np.float64)
+        scales = np.sqrt(values / _weights(parameters, classes)).astype(np.float32) if classes.size else values
+        found = dict(analysis)
+        for side, moves in (("left", left), ("right", right)):
+            vectors = np.array(analysis[side], np.float32)
+            vectors[:, : classes.size] += moves / scales
+            found[side] = vectors
+        return found
 
     def _columns(self, analysis: Analysis, step: float, seed: Seed) -> tuple[float, npt.NDArray[np.int64], Parameters]:
         """The step that is used, the classes of the columns that are kept, and the parameters that follow."""
         shape = analysis["left"].shape[0], analysis["right"].shape[0]
         values = analysis["values"].astype(np.float64)
-        finest = _finest(values) * (_GAIN_UNIT if self.gains else 1)
+        finest = _finest(values)
         step = max(step, finest)
         classes = _classes(values[values > self._threshold(shape, step)], step)
         if not classes.size:
@@ -183,8 +202,8 @@ class LowRank:
         dither, noise = Dither.announced(parameters), seed.noise()
         for side, factor in enumerate((analysis["left"], analysis["right"])):
             for level, first, last in _runs(parameters, len(factor)):
-                weight = float(parameters["outer"] * _unit(parameters) ** 2 * _inner(parameters["top"] - level))
-                scales = np.sqrt(analysis["values"][first:last].astype(np.float64) / weight)
+                weights = _weights(parameters, np.full(last - first, level))
+                scales = np.sqrt(analysis["values"][first:last].astype(np.float64) / weights)
                 values = factor[:, first:last] * scales.astype(np.float32)
                 place, context = slice(first, last), _context(level, len(factor))
                 if dither is None:
@@ -211,9 +230,6 @@ class LowRank:
         left, right = (_read_factor(reader, parameters, count, dither) for count in shape)
         inner = np.repeat(_inner(np.arange(len(parameters["columns"]))), parameters["columns"])
         outer = float(parameters["outer"])
-        if parameters.get("gains"):
-            inner *= _read_gains(reader.current, rank(parameters))
-            outer /= _GAIN_UNIT
         reader.finish()
         _check_exact(np.stack([_peaks(left), _peaks(right)]), inner)
         right = (right * inner).T
@@ -251,12 +267,6 @@ def _analysis(
     found = {"left": left, "right": right, "values": spectrum[: left.shape[1]], "all_values": spectrum}
     found["shares"] = energies / max(float(energies.sum()), np.finfo(np.float64).tiny)
     return {name: array.astype(np.float32, copy=False) for name, array in found.items()}
-
-
-def in_gain_units(gains: Floats) -> tuple[int, ...]:
-    """Gains as whole units from 1 on, as far from it as they may be."""
-    units = np.rint((gains - 1) * _GAIN_UNIT)
-    return tuple(np.clip(units, -_GAIN_RANGE, _GAIN_RANGE).astype(np.int64).tolist())
 
 
 def rank(parameters: Mapping[str, Any]) -> int:
@@ -312,6 +322,12 @@ def _inner(below: Any) -> Any:
     """Integer scale of the class that is `below` half octaves under the top one: 2**(below / 2), 8 more bits kept."""
     table = np.array([math.isqrt(1 << (2 * _INNER_BITS + index)) for index in range(_MAX_CLASS + 1)], np.float64)
     return table[below]
+
+
+def _weights(parameters: Mapping[str, Any], classes: npt.NDArray[np.int64]) -> Doubles:
+    """What a step of one factor times a step of the other amounts to, in columns of these classes."""
+    weights: Doubles = parameters["outer"] * _unit(parameters) ** 2 * _inner(parameters["top"] - classes)
+    return weights
 
 
 def _run_lengths(classes: npt.NDArray[np.int64], top: int) -> list[int]:
@@ -395,13 +411,6 @@ def _read_factor(
 def _peaks(factor: npt.NDArray[np.signedinteger[Any]]) -> npt.NDArray[np.float64]:
     """The largest magnitude of each column."""
     return np.maximum(factor.max(axis=0).astype(np.float64), -factor.min(axis=0).astype(np.float64))
-
-
-def _read_gains(reader: ChunkReader, count: int) -> npt.NDArray[np.float64]:
-    gains = reader.take(_GAIN, count)
-    if int(np.abs(gains).max()) > _GAIN_RANGE:
-        raise DamagedSkillError("a low-rank part has gains out of range")
-    return (_GAIN_UNIT + gains).astype(np.float64)
 
 
 def _check_exact(peaks: npt.NDArray[np.float64], inner: Any) -> None:

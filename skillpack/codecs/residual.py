@@ -52,8 +52,9 @@ class Residual:
         """See `LossyCodec`; distortion is that of the second part."""
         delta = analysis[DELTA]
         strong = self.strong.encode(analysis, step, seed)
-        left, right = self.strong.factors(analysis, step, seed)
-        right = np.ascontiguousarray(right.T)
+        factors = self.strong.factors(analysis, step, seed)
+        left: Floats = factors.left * factors.weights
+        right: Floats = np.ascontiguousarray(factors.right.T)
 
         def rows(block: slice) -> Floats:
             rest: Floats = delta[block] - left[block] @ right

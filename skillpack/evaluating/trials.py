@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from skillpack.errors import DataError
 from skillpack.evaluating.comparison import Comparison
 from skillpack.evaluating.evaluation import MAX_TOKENS
 from skillpack.live.generation import self_samples
@@ -23,7 +22,8 @@ SELF: Final = "self"
 """In place of texts: what the fine-tune writes itself."""
 _SELF_SAMPLES: Final = 32
 _SELF_TOKENS: Final = 64
-_LEAST_TO_LEARN: Final = 8
+LEAST_TO_LEARN: Final = 8
+"""Samples below which there are none to learn from."""
 _MEASURED_OF: Final = 4
 """One sample of so many is measured with and not learned from."""
 _LESSON: Final = 8
@@ -61,10 +61,10 @@ class Trials:
     Attributes:
         tuned: the fine-tune.
         samples: all of them.
-        lessons: batches to learn from; empty unless that was asked for.
+        lessons: batches to learn from; empty unless that was asked for and there are texts enough.
 
     Raises:
-        DataError: nothing in the texts can be measured, or there are too few to learn from.
+        DataError: nothing in the texts can be measured.
         UnsupportedCheckpointError: a model that predicts neither next tokens nor classes.
     """
 
@@ -74,12 +74,7 @@ class Trials:
         self.tuned, self._tokenizer, self._progress = tuned, tokenizer, progress
         self.samples = samples
         self.lessons: list[Batch] = []
-        if learn:
-            if len(samples) < _LEAST_TO_LEARN:
-                raise DataError(
-                    f"{len(samples)} samples are too few to learn from and to measure with",
-                    hint=f"Give {_LEAST_TO_LEARN} or more; some dozens are better.",
-                )
+        if learn and len(samples) >= LEAST_TO_LEARN:
             self.lessons = self.small_batches([sample for at, sample in enumerate(samples) if at % _MEASURED_OF])
             samples = samples[::_MEASURED_OF]
         self._batches = Comparison(tuned, tokenizer).encode(samples, MAX_TOKENS, progress)

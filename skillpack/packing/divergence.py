@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from skillpack.evaluating.trials import Measured, Trials
     from skillpack.packing.metric import Metric
-    from skillpack.packing.packer import Packed, Packer
+    from skillpack.packing.packer import Packed
     from skillpack.texts import Sample
 
 _ENOUGH: Final = 64
@@ -47,29 +47,28 @@ class Trial(NamedTuple):
 
 
 def pack_within(
-    packer: Packer, allowed: float, measure: Callable[[Packed], Measured], start: float | None = None
+    start: float, allowed: float, attempt: Callable[[float], tuple[Packed, Measured]]
 ) -> tuple[Packed, Measured]:
     """The smallest pack found whose divergence from the fine-tune is within bounds.
 
     What is held against the bound is the upper end of the interval, so that other texts of the same kind keep it too.
 
     Args:
-        packer: of the delta.
+        start: the first step to try.
         allowed: mean KL(tuned || packed), nats per prediction.
-        measure: measures a candidate.
-        start: the first step to try; by default that of the default quality.
+        attempt: packs with a step, and measures what came out.
 
     Raises:
         UsageError: no lossy pack comes as close.
     """
-    step = packer.first_step() if start is None else start
+    step = start
     best: Trial | None = None
     trials: list[Trial] = []
     while True:
-        packed = packer.coded_at(step)
-        trials.append(Trial(step, packed, measure(packed)))
+        packed, measured = attempt(step)
+        trials.append(Trial(step, packed, measured))
         last = trials[-1]
-        if last.measured.upper <= allowed and (best is None or packed.size < best.packed.size):
+        if measured.upper <= allowed and (best is None or packed.size < best.packed.size):
             if best is not None:
                 best.packed.payload.close()
             best = last

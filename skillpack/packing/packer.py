@@ -51,7 +51,8 @@ class Goal:
         size: bytes on disk of everything that the skill's digest covers.
         quality: between 0 and 1; 1 - quality is proportional to the quantisation step.
         max_kl: mean KL(tuned || packed) on texts, nats per prediction; see `skillpack.packing.divergence`.
-        refine: steps of learning; see `skillpack.packing.refining`.
+        refine: steps of learning, see `skillpack.packing.refining`; None for the usual number where there are texts to
+            learn from.
 
     Raises:
         UsageError: more than one is set, or one is out of range.
@@ -61,12 +62,12 @@ class Goal:
     size: int | None = None
     quality: float | None = None
     max_kl: float | None = None
-    refine: int = 0
+    refine: int | None = 0
 
     def __post_init__(self) -> None:
         if self.exact + sum(goal is not None for goal in (self.size, self.quality, self.max_kl)) > 1:
             raise UsageError("exact, size, quality and max_kl exclude one another", hint="Choose one of them.")
-        if self.refine < 0 or (self.refine and self.exact):
+        if self.refine is not None and (self.refine < 0 or (self.refine and self.exact)):
             raise UsageError("there is nothing to refine", hint="Leave out --refine, or pack without --exact.")
         if self.max_kl is not None and not 0 < self.max_kl < math.inf:
             raise UsageError(f"a KL of {self.max_kl} nats cannot be asked for", hint="Try 0.02, or an exact pack.")
@@ -248,11 +249,15 @@ class Packer:
         for name, share in shares.items():
             weighed[name].fineness = share
 
-    def set_gains(self, gains: Mapping[str, tuple[int, ...]]) -> None:
-        """Use gains of low-rank columns, by the name of the tensor, from now on; none for tensors left out."""
-        for plan in self._lossy:
-            plan.set_gains(gains.get(plan.change.name, ()))
+    def recount(self) -> None:
+        """Take notice that plans round something else now."""
         self._counted = None
+
+    def restore(self) -> None:
+        """Let all plans round what the delta has."""
+        for plan in self._lossy:
+            plan.restore()
+        self.recount()
 
     def _step(self) -> float:
         """The step that meets the goal, as far as estimates tell; close to the last one if there was one."""

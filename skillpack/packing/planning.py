@@ -13,7 +13,7 @@ from skillpack.codecs.direct import Direct, mean_squares
 from skillpack.codecs.entropy import count_all
 from skillpack.codecs.exact import Exact
 from skillpack.codecs.gaussian import least_bits
-from skillpack.codecs.lowrank import LowRank
+from skillpack.codecs.lowrank import Coefficients, LowRank
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
 from skillpack.codecs.protocol import DELTA, Cost
@@ -89,7 +89,6 @@ class LossyPlan:
         scale: typical strength of a direction per coefficient, in the units of a step; 0 for small tensors.
         energy: squared Frobenius norm of the delta.
         fineness: step that is used, as a share of the one asked for.
-        gains: of the low-rank columns, as `LowRank` has them; empty without refinement.
         entries: what the entry-wise codecs need; None where no step will make them the cheapest.
     """
 
@@ -100,8 +99,8 @@ class LossyPlan:
     scale: float = 0.0
     energy: float = 0.0
     fineness: float = 1.0
-    gains: tuple[int, ...] = ()
     entries: Analysis | None = None
+    _moved: Analysis | None = None
     _sources: list[Source] = field(default_factory=list)
 
     @property
@@ -138,6 +137,7 @@ class LossyPlan:
             NotFiniteError: the delta holds NaN or infinity.
         """
         self._sources.clear()
+        self._moved = None
         finest *= self.fineness
         factors = self._factors()
         if factors is not None:
@@ -151,7 +151,6 @@ class LossyPlan:
         self.analyses = [(codec, analysis, limit) for (codec, _, limit), analysis in zip(offers, found, strict=True)]
         if self.is_matrix:
             self._offer_entries(values, finest)
-        self.set_gains(self.gains)
 
     def _offers(self, shape: tuple[int, ...], mean_square: float, density: float, device: str) -> list[Offer]:
         """Who may write the delta, as a matrix of that shape."""
@@ -176,7 +175,7 @@ class LossyPlan:
         """No codec has anything to add to factors that are exact."""
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
             raise self._not_finite()
-        codec = replace(self._low_rank, gains=self.gains)
+        codec = self._low_rank
         analysis = codec.analyse_product(left, right, finest)
         # No entry is larger than the largest singular value.
         if not np.isfinite(analysis["all_values"]).all():
@@ -220,21 +219,30 @@ class LossyPlan:
     def _low_rank(self) -> LowRank:
         return _TABLE if self.is_table else replace(_LINEAR, keep=_LINEAR.keep / self.fineness)
 
-    def set_gains(self, gains: tuple[int, ...]) -> None:
-        """Use gains from now on."""
-        self.gains = gains
-        self.analyses = [
-            (replace(codec, gains=gains) if isinstance(codec, LowRank) else codec, analysis, limit)
-            for codec, analysis, limit in self.analyses
-        ]
-
-    def factors(self, step: float) -> tuple[Floats, Floats] | None:
-        """What the low-rank codec makes of it at a step, see `LowRank.factors`; None if another codec writes it."""
-        name, _ = self.encode(step)
-        for codec, analysis, limit in self.analyses:
-            if codec.name == name and isinstance(codec, LowRank):
+    def factors(self, step: float) -> Coefficients | None:
+        """What is decoded at a step, where the low-rank codec writes it; None if another codec does."""
+        chosen, _ = self.encode(step)
+        for codec, analysis, limit in self._current():
+            if codec.name == chosen and isinstance(codec, LowRank):
                 return codec.factors(analysis, min(self.fineness * step, limit), self.seed)
         return None
+
+    def move(self, step: float, left: Floats, right: Floats) -> None:
+        """Let other coefficients be rounded than those of the delta, until `restore`.
+
+        Args:
+            step: at which the tensor will be encoded; at others the moves mean nothing.
+            left: as `LowRank.moved` takes it; on top of earlier moves.
+            right: the same.
+        """
+        for codec, analysis, limit in self._current():
+            if isinstance(codec, LowRank):
+                step = min(self.fineness * step, limit)
+                self._moved = spool(codec.moved(analysis, step, self.seed, left, right))
+
+    def restore(self) -> None:
+        """Let the coefficients of the delta be rounded again."""
+        self._moved = None
 
     def encode(self, step: float) -> tuple[str, Encoding]:
         """Codec and encoding at a step."""
@@ -245,12 +253,22 @@ class LossyPlan:
                 return best.name, best.encode(self.entries, step, self.seed)
         offers = [
             (codec.name, codec.encode(analysis, min(step, limit), self.seed))
-            for codec, analysis, limit in self.analyses
+            for codec, analysis, limit in self._current()
         ]
         if len(offers) == 1:
             return offers[0]
         costs = [Cost(offer.distortion, 8 * count_all(offer.chunks()).size()) for _, offer in offers]
         return offers[cheapest(costs, step)]
+
+    def _current(self) -> list[tuple[LossyCodec, Analysis, float]]:
+        """The analyses, with coefficients that have been moved."""
+        moved = self._moved
+        if moved is None:
+            return self.analyses
+        return [
+            (codec, moved if isinstance(codec, LowRank) else analysis, limit)
+            for codec, analysis, limit in self.analyses
+        ]
 
     def least_bytes(self, error: float) -> float:
         """Bytes that any code needs on average for Gaussians with the delta's structure.

@@ -97,7 +97,7 @@ def pack(
     size: int | None = None,
     quality: float | None = None,
     max_kl: float | None = None,
-    refine: int = 0,
+    refine: int | None = None,
     calibration: Texts = None,
     metric: Metric | None = None,
     statistics: str | Path | None = None,
@@ -126,9 +126,9 @@ def pack(
         quality: between 0 and 1; the default is 0.9.
         max_kl: mean KL(tuned || packed) in nats per predicted token that the skill may have on the calibration texts,
             the upper end of its 95 % interval being what counts; the smallest skill within it is made.
-        refine: steps of learning, each on 8 calibration texts, that may bring the skill closer to the fine-tune at the
-            same size. Every fourth text is kept for measuring, and what has been learned is dropped if the skill is no
-            better on these.
+        refine: steps of learning from the calibration texts that bring the skill closer to the fine-tune at the same
+            size. Every fourth text is kept for measuring, and what has been learned is dropped if the skill is no
+            better on these. By default 3 if calibration texts are given, at least 8 of them, and no `max_kl`; else 0.
         calibration: texts as `skillpack.texts.read_samples` reads them, or samples; by default, or if "self", texts
             that the fine-tune writes itself. Tensors are coded the more finely the more errors in them matter there.
         metric: how that is found out, see `skillpack.packing.metric`; "identity" not to do it. By default "fisher"
@@ -159,6 +159,8 @@ def pack(
     Example:
         >>> pack("org/base", "./math-tuned", "math", size=5_000_000)  # doctest: +SKIP
     """
+    if refine is None and (calibration is None or max_kl is not None):
+        refine = 0
     goal = Goal(exact=exact, size=size, quality=quality, max_kl=max_kl, refine=refine)
     if exact and not (calibration is None and metric is None and statistics is None):
         raise UsageError("a pack that comes back bit for bit has no use for texts", hint="Leave out --calibration.")
@@ -205,7 +207,7 @@ def _pack(
     packer, metric, path = found.packer, about.metric, about.statistics
     of = fingerprint(found.delta.tuned_digests)
     known = {} if metric == "identity" else None if path is None else read_statistics(path, of, metric)
-    if about.texts is None and goal.max_kl is None and not goal.refine and known is not None:
+    if about.texts is None and goal.max_kl is None and goal.refine == 0 and known is not None:
         packer.weigh(known)
         return packer.pack(), None
     # Only here, since transformers takes seconds to load.
@@ -214,7 +216,7 @@ def _pack(
     from skillpack.packing.refining import measured_pack
 
     data = SELF if about.texts is None else about.texts
-    with open_candidates(*models, data, progress, learn=goal.refine > 0) as candidates:
+    with open_candidates(*models, data, progress, learn=goal.refine != 0) as candidates:
         if known is None:
             known = candidates.sensitivities(metric, progress)
             if path is not None:
