@@ -34,6 +34,12 @@ class SkillChange:
             return "added"
         return "removed" if self.after is None else "changed"
 
+    @property
+    def digests(self) -> tuple[str | None, str | None]:
+        """Digest before and after; None where there is no such skill."""
+        before, after = (None if skill is None else skill.digest for skill in (self.before, self.after))
+        return before, after
+
 
 def find_changes(before: Mapping[str, Descriptor], after: Mapping[str, Descriptor]) -> list[SkillChange]:
     """Return what differs, sorted by name.

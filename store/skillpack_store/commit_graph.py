@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skillpack_store import disk
+from skillpack_store.changes import find_changes
 from skillpack_store.descriptors import parse_digest
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from skillpack_store.repository import Repository
 
 __all__ = ["CommitGraph", "CommitRecord", "record_of"]
+
+Pair = tuple["str | None", "str | None"]
 
 _HEADER = "skillpack history 1 "
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -48,8 +51,8 @@ class CommitRecord:
         time: When, RFC 3339 in UTC.
         author: Who.
         message: Why.
-        changes: For each parent, in their order, name -> digest of the skills that are different here; None for a
-            skill that only the parent has. A commit without parents is compared with the empty library.
+        changes: For each parent, in their order, name -> digest there and digest here of the skills that are not the
+            same; None where there is no such skill. A commit without parents is compared with the empty library.
     """
 
     digest: str
@@ -57,7 +60,7 @@ class CommitRecord:
     time: str
     author: str
     message: str
-    changes: tuple[Mapping[str, str | None], ...]
+    changes: tuple[Mapping[str, Pair], ...]
 
     def to_json(self) -> list[Any]:
         """A list, because there are many."""
@@ -72,12 +75,9 @@ class CommitRecord:
                 raise TypeError("a record lacks a text")
         if len(changes) != max(1, len(parents)):
             raise ValueError("a record lacks changes")
-        for change in changes:
-            for skill in change.values():
-                if skill is not None:
-                    parse_digest(skill)
         parents = tuple(parse_digest(parent) for parent in parents)
-        return cls(parse_digest(digest), parents, time, author, message, tuple(changes))
+        changed = tuple({name: _pair(pair) for name, pair in change.items()} for change in changes)
+        return cls(parse_digest(digest), parents, time, author, message, changed)
 
 
 class CommitGraph:
@@ -199,12 +199,15 @@ def record_of(commit: Commit, parents: Sequence[Commit]) -> CommitRecord:
     return CommitRecord(commit.digest, commit.parents, commit.time, commit.author, commit.message, changes)
 
 
-def _changes(before: Mapping[str, Descriptor], after: Mapping[str, Descriptor]) -> dict[str, str | None]:
-    changes: dict[str, str | None] = dict.fromkeys(sorted(before.keys() - after.keys()))
-    for name, skill in after.items():
-        if name not in before or before[name].digest != skill.digest:
-            changes[name] = skill.digest
-    return changes
+def _changes(before: Mapping[str, Descriptor], after: Mapping[str, Descriptor]) -> dict[str, Pair]:
+    return {change.name: change.digests for change in find_changes(before, after)}
+
+
+def _pair(document: Any) -> Pair:
+    before, after = (None if digest is None else parse_digest(digest) for digest in document)
+    if before == after:
+        raise ValueError("a change changes nothing")
+    return before, after
 
 
 def _names(folder: Path) -> list[str]:

@@ -69,14 +69,19 @@ def skill_records(records: Iterable[CommitRecord], name: str) -> Iterator[Commit
             yield record
 
 
-def ref_log(repository: Repository, name: str) -> list[RefEntry]:
+def ref_log(repository: Repository, name: str, limit: int | None = None) -> list[RefEntry]:
     """Return what a branch or tag named, newest first, also of one that was deleted.
+
+    Args:
+        repository: The store.
+        name: The branch or tag, with or without its kind.
+        limit: How many entries at most; None for all.
 
     Raises:
         NotFoundError: There never was such a ref.
     """
     ref = find_ref(repository, name, deleted=True)
-    log = repository.refs.log(ref)
+    log = repository.refs.log(ref)[:limit]
     return [RefEntry(ref, position, value, _message(repository, value)) for position, value in enumerate(log)]
 
 

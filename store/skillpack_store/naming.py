@@ -50,12 +50,13 @@ def tag_revision(repository: Repository, name: str, revision: str, *, move: bool
     return digest
 
 
-def delete_ref(repository: Repository, ref: str) -> str:
+def delete_ref(repository: Repository, ref: str, *, dry_run: bool = False) -> str:
     """Delete a branch or a tag, whose log stays; returns the digest of the commit that it named.
 
     Args:
         repository: The store.
         ref: ``heads/…`` or ``tags/…``.
+        dry_run: Only say what it names.
 
     Raises:
         NotFoundError: It is not there.
@@ -66,8 +67,9 @@ def delete_ref(repository: Repository, ref: str) -> str:
     if value is None or value.digest is None:
         existing = repository.branches() if kind == "heads" else repository.tags()
         raise NotFoundError(f"There is no {KINDS[kind]} {name!r}.", hint=choices(name, existing, KINDS[kind]))
-    repository.refs.delete(ref, expected=value.digest)
-    refresh_index(repository)
+    if not dry_run:
+        repository.refs.delete(ref, expected=value.digest)
+        refresh_index(repository)
     return value.digest
 
 

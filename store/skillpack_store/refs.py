@@ -97,7 +97,12 @@ class RefStore:
     def names(self, kind: str) -> list[str]:
         """Return the names of the refs of one kind, sorted, those that are deleted included."""
         folder = self.folder / kind
-        return sorted(path.name for path in folder.iterdir() if _is_name(path.name)) if folder.is_dir() else []
+        return sorted(filter(_is_name, os.listdir(folder))) if folder.is_dir() else []  # noqa: PTH208  fast
+
+    def numbers(self) -> dict[str, int]:
+        """Return the number of the newest entry of every ref, without reading it; 0 for one without entries."""
+        names = [f"{kind}/{name}" for kind in KINDS for name in self.names(kind)]
+        return {name: max(_numbers(self._folder(name)), default=0) for name in names}
 
     def list(self, kind: str) -> dict[str, RefValue]:
         """Return the refs of one kind (``heads``, ``tags`` or ``referrers``) that are not deleted, sorted by name.

@@ -16,6 +16,7 @@ from skillpack_store.view import refresh_index
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from skillpack_store.commit_graph import CommitRecord
     from skillpack_store.descriptors import Descriptor
     from skillpack_store.documents import Commit
     from skillpack_store.repository import Repository
@@ -169,7 +170,7 @@ def undelete_skill(
         hint = choices(name, found, "deleted skill")
         raise NotFoundError(f"No skill {name!r} was deleted from branch {branch}.", hint=hint)
     # The commit that deleted it has it in its first parent.
-    commit = repository.read_commit(found[name])
+    commit = repository.read_commit(found[name].digest)
     skill = repository.read_commit(commit.parents[0]).skills[name]
     text = message or f"Undelete {name}"
 
@@ -209,23 +210,22 @@ def list_deleted(repository: Repository, branch: str = "main") -> list[Deleted]:
             last = next((value.digest for value in log if value.digest is not None), None)
             if last is not None and log[0].digest is None:
                 found.append(Deleted(what, name, last))
-    for name, commit in _deleted_skills(repository, branch).items():
-        record = repository.graph.get(commit)
-        before = repository.read_commit(record.parents[0]).skills[name]
-        found.append(Deleted("skill", name, before.digest))
+    for name, record in _deleted_skills(repository, branch).items():
+        found.append(Deleted("skill", name, str(record.changes[0][name][0])))
+    repository.graph.settle()
     return sorted(found)
 
 
-def _deleted_skills(repository: Repository, branch: str) -> dict[str, str]:
+def _deleted_skills(repository: Repository, branch: str) -> dict[str, CommitRecord]:
     """Return name -> the newest commit that deleted it, of the skills that a branch had and has no more."""
     value = repository.refs.read(f"heads/{check_ref(branch)}")
     if value is None or value.digest is None:
         return {}
-    newest: dict[str, tuple[str, bool]] = {}
+    newest: dict[str, CommitRecord] = {}
     for record in repository.graph.first_parents(value.digest):
-        for name, digest in record.changes[0].items():
-            newest.setdefault(name, (record.digest, digest is None))
-    return {name: commit for name, (commit, deleted) in newest.items() if deleted}
+        for name in record.changes[0]:
+            newest.setdefault(name, record)
+    return {name: record for name, record in newest.items() if record.changes[0][name][1] is None}
 
 
 def _go_back(

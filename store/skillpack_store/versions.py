@@ -42,7 +42,7 @@ def number_versions(
     wanted = None if names is None else set(names)
     versions: dict[str, dict[str, SkillVersion]] = {}
     for record in reversed(list(repository.graph.first_parents(head))):
-        for name, digest in record.changes[0].items():
+        for name, (_, digest) in record.changes[0].items():
             if digest is not None and (wanted is None or name in wanted):
                 known = versions.setdefault(name, {})
                 if digest not in known:
