@@ -54,8 +54,8 @@ def branch(
     if delete and name is not None:
         (found,) = skillpack.branch(name, delete=True, dry_run=True, store=store)
         if not dry_run:
-            lost = f" {counted(found.only_here, 'commit')} would have no other name." if found.only_here else ""
-            output.confirm(f"Delete branch {name} at {short(found.digest)}?{lost}", yes=yes)
+            lost = f"{counted(found.only_here, 'commit')} would have no other name. " if found.only_here else ""
+            output.confirm(f"{lost}Delete branch {name} at {short(found.digest)}?", yes=yes)
             (found,) = skillpack.branch(name, delete=True, store=store)
         _deleted(found, output, dry_run=dry_run)
     elif name is not None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skillpack.locked_skills import Lock, SyncReport
 
 _SIDE: Final = {
-    "digest": "its identity",
+    "digest": "its identity; this and the others are null if the skill is not there",
     "version": "its number on the branch; null if it was never on it",
     "size": "bytes on disk of all that the digest covers",
 }
@@ -136,7 +136,11 @@ def reflog_document(entries: Iterable[RefLogEntry]) -> dict[str, Any]:
 
 def diff_document(found: LibraryDiff) -> dict[str, Any]:
     """What `diff` prints."""
-    return asdict(found)
+    document = asdict(found)
+    for skill in document["skills"]:
+        for side in ("before", "after"):
+            skill[side] = skill[side] or dict.fromkeys(_SIDE)
+    return document
 
 
 def refs_document(kind: str, refs: Iterable[RefSummary]) -> dict[str, Any]:

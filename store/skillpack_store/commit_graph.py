@@ -36,7 +36,7 @@ Pair = tuple["str | None", "str | None"]
 _HEADER = "skillpack history 1 "
 _HEX = re.compile(r"[0-9a-f]{64}")
 _LIMIT = 1 << 30  # bytes of a file of records
-_GATHER = 64  # records outside of cache/history that are worth writing it again
+_GATHER = 32  # records outside of cache/history that are worth writing it again
 _SAVE = 1024  # records computed in one go that are worth it at once
 _DOCUMENTS = 64  # parsed commits to remember: the next one to be computed is mostly a parent of the last
 

@@ -157,8 +157,14 @@ def test_a_history_without_records_is_read_once_and_kept(library, reads, monkeyp
     assert len(reads) <= 8
     assert (library.path / "cache" / "history").exists()
     reads.clear()
-    assert len(list(sorted_records(Repository.open(library.path), library.branches()["main"]))) == 6
-    assert reads == []
+    found = Repository.open(library.path)
+    assert len(list(found.graph.first_parents(library.branches()["main"]))) == 5
+    # They were saved two at a time, and the fifth is the first commit.
+    assert len(reads) == 1
+    reads.clear()
+    # The commit that was merged is not on that line.
+    assert len(list(sorted_records(found, library.branches()["main"]))) == 6
+    assert len(reads) == 1
 
 
 def test_a_record_that_lies_is_found_out(library):
