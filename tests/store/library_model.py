@@ -19,6 +19,7 @@ class LibraryModel:
 
     commits: dict[str, ModelCommit] = field(default_factory=dict)
     refs: dict[str, list[str | None]] = field(default_factory=dict)
+    before: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def named(self, kind: str) -> dict[str, str]:
         """The refs of a kind that are not deleted."""
@@ -40,14 +41,12 @@ class LibraryModel:
             found.append(self.commits[found[-1]].parents[0])
         return found
 
-    def ancestors(self, digest: str) -> set[str]:
-        found, waiting = set(), [digest]
-        while waiting:
-            reached = waiting.pop()
-            if reached not in found:
-                found.add(reached)
-                waiting.extend(self.commits[reached].parents)
-        return found
+    def ancestors(self, digest: str) -> frozenset[str]:
+        """A commit and everything before it."""
+        if digest not in self.before:
+            parents = self.commits[digest].parents
+            self.before[digest] = frozenset({digest}).union(*map(self.ancestors, parents))
+        return self.before[digest]
 
     def versions(self, digest: str, name: str) -> list[str]:
         """Distinct contents that had a name, oldest first."""
@@ -57,7 +56,7 @@ class LibraryModel:
     def bases(self, ours: str, theirs: str) -> set[str]:
         """The best common ancestors."""
         common = self.ancestors(ours) & self.ancestors(theirs)
-        return {one for one in common if not any(one != other and one in self.ancestors(other) for other in common)}
+        return {one for one in common if not any(one in self.ancestors(other) for other in common - {one})}
 
     def merged(self, ours: str, theirs: str, side: str | None) -> tuple[dict[str, str], set[str]]:
         """The skills after a merge, and the names in conflict."""
