@@ -26,7 +26,7 @@ lint: $(VENV)/.test ## style and strict types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: $(VENV)/.test ## the store against its model in memory, 100,000 random steps (a quarter of an hour)
+soak: $(VENV)/.test ## the store against its model in memory, 100,000 random steps (half an hour)
 	SKILLPACK_STEPS=100000 $(BIN)/python -m pytest -q tests/store/test_state_machine.py --basetemp $(TMP)/skillpack-soak-$$$$
 
 bench: $(VENV)/.test ## measure every figure of the README (many hours) and write its table
