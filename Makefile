@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TMP := $(if $(wildcard /dev/shm),/dev/shm,/tmp)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint bench docs clean
+.PHONY: help demo test test-fast lint soak bench docs clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ lint: $(VENV)/.test ## style and strict types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: $(VENV)/.test ## the store against its model in memory, 100,000 random steps (half an hour)
+	SKILLPACK_STEPS=100000 $(BIN)/python -m pytest -q tests/store/test_state_machine.py --basetemp $(TMP)/skillpack-soak-$$$$
 
 bench: $(VENV)/.test ## measure every figure of the README (many hours) and write its table
 	for name in exact fidelity bound comparison classifier memory speed; do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -12,23 +12,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
+    from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import ReportedError, SkillPackError
     from skillpack.evaluating import EvalReport, evaluate
+    from skillpack.history import LogEntry, RefLogEntry, log, reflog
     from skillpack.installing import FolderStatus, InstallReport, remove, status
     from skillpack.library import (
         SkillDetails,
-        SkillSummary,
         delete,
         export,
         import_skill,
         install,
-        list_skills,
         show,
         verify,
     )
+    from skillpack.locked_skills import Lock, SyncReport, lock, sync
     from skillpack.packing import PackReport, SweepReport, pack, sweep
     from skillpack.skill import Skill
+    from skillpack.summaries import SkillSummary, list_skills
 
     list = list_skills  # noqa: A001 - the twin of the command
 
@@ -37,25 +40,43 @@ __all__ = [
     "EvalReport",
     "FolderStatus",
     "InstallReport",
+    "LibraryChange",
+    "LibraryDiff",
+    "Lock",
+    "LogEntry",
     "PackReport",
+    "RefLogEntry",
+    "RefSummary",
     "ReportedError",
     "Skill",
     "SkillDetails",
     "SkillPackError",
     "SkillSummary",
     "SweepReport",
+    "SyncReport",
+    "branch",
     "delete",
+    "diff",
     "evaluate",
     "export",
     "import_skill",
     "install",
     "list",
+    "lock",
+    "log",
+    "merge",
     "open_checkpoint",
     "pack",
+    "reflog",
     "remove",
+    "restore",
+    "revert",
     "show",
     "status",
     "sweep",
+    "sync",
+    "tag",
+    "undelete",
     "verify",
 ]
 
@@ -65,25 +86,43 @@ _HOMES = {
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
     "InstallReport": "installing",
+    "LibraryChange": "branching",
+    "LibraryDiff": "differences",
+    "Lock": "locked_skills",
+    "LogEntry": "history",
     "PackReport": "packing",
+    "RefLogEntry": "history",
+    "RefSummary": "branching",
     "ReportedError": "errors",
     "Skill": "skill",
     "SkillDetails": "library",
     "SkillPackError": "errors",
-    "SkillSummary": "library",
+    "SkillSummary": "summaries",
     "SweepReport": "packing",
+    "SyncReport": "locked_skills",
+    "branch": "branching",
     "delete": "library",
+    "diff": "differences",
     "evaluate": "evaluating",
     "export": "library",
     "import_skill": "library",
     "install": "library",
-    "list": "library.list_skills",
+    "list": "summaries.list_skills",
+    "lock": "locked_skills",
+    "log": "history",
+    "merge": "branching",
     "open_checkpoint": "checkpoint",
     "pack": "packing",
+    "reflog": "history",
     "remove": "installing",
+    "restore": "branching",
+    "revert": "branching",
     "show": "library",
     "status": "installing",
     "sweep": "packing",
+    "sync": "locked_skills",
+    "tag": "branching",
+    "undelete": "branching",
     "verify": "library",
 }
 

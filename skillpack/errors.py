@@ -29,6 +29,7 @@ __all__ = [
     "DamagedCheckpointError",
     "DamagedSkillError",
     "DataError",
+    "LockFileError",
     "ModifiedFolderError",
     "NoSpaceError",
     "NoStoreError",
@@ -108,6 +109,10 @@ class BusyFolderError(SkillPackError):
     """Another command is working on the same model folder."""
 
     exit_code: ClassVar[int] = 11
+
+
+class LockFileError(SkillPackError):
+    """A file of locked skills cannot be used: not found, malformed, or of a newer version."""
 
 
 class ModifiedFolderError(SkillPackError):

@@ -1,58 +1,23 @@
-"""Libraries of skills: list, show, delete, export, import, verify; and the way from an address to an open skill."""
+"""Libraries of skills: show, delete, export, import, verify; and the way from an address to an open skill."""
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skillpack.errors import UsageError
 from skillpack.model_card import read_card
 from skillpack.progress import Progress, Stage, silent
-from skillpack.settings import default_author, default_store
 from skillpack.skill import Skill, open_skill
-from skillpack_store import (
-    Repository,
-    ResolvedSkill,
-    check_skill_name,
-    export_archive,
-    import_archive,
-    import_referrers,
-)
+from skillpack.summaries import SkillSummary, StoreLike, label_of, open_existing, open_or_create, signed, summary_of
+from skillpack_store import check_skill_name, export_archive, import_archive, import_referrers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skillpack.installing import InstallReport
-    from skillpack_store import Commit, Descriptor
-
-StoreLike = Repository | Path | str | None
-"""A store, its folder, or None for the user's own."""
-
-
-@dataclass(frozen=True)
-class SkillSummary:
-    """A skill in a library.
-
-    Attributes:
-        name: of the skill.
-        version: its number among the distinct digests that had the name on the branch.
-        digest: its identity.
-        size: bytes on disk of everything that the digest covers.
-        time: when this version was committed, RFC 3339 in UTC.
-        author: who committed it.
-        message: why.
-    """
-
-    name: str
-    version: int | None
-    digest: str
-    size: int
-    time: str
-    author: str
-    message: str
+    from skillpack_store import Commit, Descriptor, Repository
 
 
 @dataclass(frozen=True)
@@ -70,30 +35,6 @@ class SkillDetails:
     card: str
 
 
-def open_or_create(store: StoreLike) -> Repository:
-    """The store, made if it is not there."""
-    return store if isinstance(store, Repository) else Repository.open_or_create(_folder(store))
-
-
-def open_existing(store: StoreLike) -> Repository:
-    """The store.
-
-    Raises:
-        NoStoreError: there is none.
-    """
-    return store if isinstance(store, Repository) else Repository.open(_folder(store))
-
-
-def list_skills(*, store: StoreLike = None, branch: str = "main") -> list[SkillSummary]:
-    """The skills at the head of a branch, sorted by name.
-
-    Raises:
-        NoStoreError: there is no store.
-    """
-    repository = open_existing(store)
-    return [_summary(repository, repository.resolve(name, branch), branch) for name in repository.skills(branch)]
-
-
 def show(address: str, *, store: StoreLike = None, branch: str = "main") -> SkillDetails:
     """Everything about one skill.
 
@@ -109,7 +50,7 @@ def show(address: str, *, store: StoreLike = None, branch: str = "main") -> Skil
     repository = open_existing(store)
     found = repository.resolve(address, branch)
     skill = open_skill(repository, found.descriptor.digest, found.name)
-    return SkillDetails(_summary(repository, found, branch), skill, read_card(repository, found.descriptor.digest))
+    return SkillDetails(summary_of(repository, found, branch), skill, read_card(repository, found.descriptor.digest))
 
 
 def delete(
@@ -130,11 +71,9 @@ def delete(
         NotFoundError: there is no such skill.
     """
     repository = open_existing(store)
-    summary = _summary(repository, repository.resolve(check_skill_name(name), branch), branch)
+    summary = summary_of(repository, repository.resolve(check_skill_name(name), branch), branch)
     if not dry_run:
-        repository.delete(
-            name, branch, author=author or default_author(), message=message or f"Delete {name}", tools=tools()
-        )
+        repository.delete(name, branch, message=message or f"Delete {name}", **signed(author))
     return summary
 
 
@@ -169,7 +108,7 @@ def export(
     for skill in found:
         open_skill(repository, skill.descriptor.digest, skill.name)
     export_archive(repository, {skill.name: skill.descriptor for skill in found}, target)
-    return [_summary(repository, skill, branch) for skill in found]
+    return [summary_of(repository, skill, branch) for skill in found]
 
 
 def import_skill(
@@ -207,7 +146,7 @@ def import_skill(
     commit_skills(
         repository, taken, branch=branch, author=author, message=message or f"Import {', '.join(sorted(taken))}"
     )
-    return [_summary(repository, repository.resolve(own, branch), branch) for own in sorted(taken)]
+    return [summary_of(repository, repository.resolve(own, branch), branch) for own in sorted(taken)]
 
 
 def verify(
@@ -232,7 +171,7 @@ def verify(
     repository = open_existing(store)
     wanted = [addresses] if isinstance(addresses, str) else list(addresses) or list(repository.skills(branch))
     found = [repository.resolve(address, branch) for address in wanted]
-    summaries = [_summary(repository, skill, branch) for skill in found]
+    summaries = [summary_of(repository, skill, branch) for skill in found]
     stage = Stage(progress, "verifying skills", sum(summary.size for summary in summaries))
     for skill, summary in zip(found, summaries, strict=True):
         open_skill(repository, skill.descriptor.digest, skill.name)
@@ -278,7 +217,7 @@ def install(
         address, weight = parse_weight(text)
         found = repository.resolve(address, branch)
         skill = open_skill(repository, found.descriptor.digest, found.name)
-        wanted.append(Wanted(skill, repository, weight, _label(found)))
+        wanted.append(Wanted(skill, repository, weight, label_of(found)))
     return install_opened(
         wanted,
         model_dir,
@@ -297,22 +236,15 @@ def commit_skills(
     return repository.commit(
         branch,
         lambda before: {**before, **skills},
-        author=author or default_author(),
         message=message,
-        tools=tools(),
+        **signed(author),
     )
 
 
 def summarise(address: str, *, store: StoreLike = None, branch: str = "main") -> SkillSummary:
     """A skill's place in the library, without opening it."""
     repository = open_existing(store)
-    return _summary(repository, repository.resolve(address, branch), branch)
-
-
-def tools() -> dict[str, str]:
-    """Programs and their versions, noted with every commit."""
-    names = ("skillpack", "torch", "numpy", "constriction", "zstandard")
-    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+    return summary_of(repository, repository.resolve(address, branch), branch)
 
 
 def parse_weight(text: str) -> tuple[str, float]:
@@ -329,36 +261,3 @@ def parse_weight(text: str) -> tuple[str, float]:
         return address, float(weight) if sign else 1.0
     except ValueError:
         raise UsageError(f"{weight!r} is no weight", hint=f"Write {address}=0.5, for example.") from None
-
-
-def _folder(store: Path | str | None) -> Path:
-    return default_store() if store is None else Path(store)
-
-
-def _label(found: ResolvedSkill) -> str:
-    return found.name if found.version is None else f"{found.name}@{found.version}"
-
-
-def _summary(repository: Repository, found: ResolvedSkill, branch: str) -> SkillSummary:
-    digest = found.descriptor.digest
-    committed = found.commit
-    for commit in repository.history(branch):
-        skill = commit.skills.get(found.name)
-        if skill is not None and skill.digest == digest:
-            committed = commit
-    return SkillSummary(
-        name=found.name,
-        version=found.version,
-        digest=digest,
-        size=repository.skill_manifest(digest).size,
-        time=committed.time,
-        author=committed.author,
-        message=committed.message,
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

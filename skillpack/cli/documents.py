@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from skillpack.cli.history_documents import HISTORY_KEYS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
@@ -15,9 +17,10 @@ if TYPE_CHECKING:
     from skillpack.cli.kinds import Kind
     from skillpack.evaluating import ByModel, EvalReport
     from skillpack.installing import FileRecord, FolderStatus, InstallReport
-    from skillpack.library import SkillDetails, SkillSummary
+    from skillpack.library import SkillDetails
     from skillpack.manifest import TensorEntry
     from skillpack.packing import PackReport, SweepReport
+    from skillpack.summaries import SkillSummary
 
 _SKILL: Final = {
     "name": "name of the skill",
@@ -169,6 +172,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "tensors[].kl": "its part of the KL, to first order, in nats",
         "remarks[]": "what could not be measured, and why",
     },
+    **HISTORY_KEYS,
 }
 """Command -> path of a key -> its meaning. `[]` stands for every item of a list."""
 

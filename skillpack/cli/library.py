@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from skillpack.cli.console import Output
-    from skillpack.library import SkillSummary
+    from skillpack.summaries import SkillSummary
 
 
 @click.command("list", short_help="List the skills of the library.", epilog="Short form: skillpack ls")

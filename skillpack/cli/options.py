@@ -52,13 +52,17 @@ def output_options(function: Function) -> Function:
     return command  # type: ignore[return-value]
 
 
+def store_option(function: Function) -> Function:
+    """Add --store alone."""
+    return click.option(
+        "--store", type=click.Path(file_okay=False), metavar="FOLDER", help="Store to use instead of your own."
+    )(function)
+
+
 def store_options(function: Function) -> Function:
     """Add --store and --branch."""
-    store = click.option(
-        "--store", type=click.Path(file_okay=False), metavar="FOLDER", help="Store to use instead of your own."
-    )
     branch = click.option("--branch", default="main", metavar="NAME", help="Branch of the library.", show_default=True)
-    return store(branch(function))
+    return store_option(branch(function))
 
 
 def history_options(function: Function) -> Function:

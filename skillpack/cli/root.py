@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from skillpack.cli import evaluating, failures, folders, library, packing, showing
+from skillpack.cli import branching, evaluating, failures, folders, history, library, packing, showing, syncing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +76,17 @@ for _command in (
     library.export,
     library.import_,
     library.verify,
+    history.log,
+    history.diff,
+    history.reflog,
+    branching.branch,
+    branching.tag,
+    branching.merge,
+    branching.restore,
+    branching.revert,
+    branching.undelete,
+    syncing.lock,
+    syncing.sync,
 ):
     root.add_command(_command)
 

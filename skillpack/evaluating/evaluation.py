@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skillpack.evaluating.report import EvalReport
-    from skillpack.library import StoreLike
+    from skillpack.summaries import StoreLike
 
 MAX_TOKENS: Final = 512
 """Tokens of a sample that are read unless another number is asked for."""

@@ -9,18 +9,23 @@ a reader in between can see. Neither torch nor transformers is needed.
 from __future__ import annotations
 
 from skillpack.installing.changes import Wanted
-from skillpack.installing.in_place import InstallReport, install, remove
+from skillpack.installing.in_place import InstallReport, install, match, remove
 from skillpack.installing.inspecting import Difference, FolderStatus, status
+from skillpack.installing.matching import Declared, Steps, plan_steps
 from skillpack.installing.receipt import FileRecord, SkillRecord
 
 __all__ = [
+    "Declared",
     "Difference",
     "FileRecord",
     "FolderStatus",
     "InstallReport",
     "SkillRecord",
+    "Steps",
     "Wanted",
     "install",
+    "match",
+    "plan_steps",
     "remove",
     "status",
 ]

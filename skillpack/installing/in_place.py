@@ -22,17 +22,19 @@ from skillpack.installing.checks import check_places, refuse_modified
 from skillpack.installing.journal import Journal, Kind, Move, commit, new_staging, receipt_digest, recover, tidy
 from skillpack.installing.kept_skills import keep_skill
 from skillpack.installing.lock import locked
+from skillpack.installing.matching import check_declared, matched
 from skillpack.installing.model_folder import find_folder, open_base, refuse_links
 from skillpack.installing.os_errors import check_space, explained
 from skillpack.installing.planning import make_receipt, plan_build
 from skillpack.progress import Stage, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from skillpack.installing.base_facts import Facts
     from skillpack.installing.changes import Change, Wanted
+    from skillpack.installing.matching import Declared
     from skillpack.installing.model_folder import Base, ModelFolder
     from skillpack.installing.receipt import Receipt, SkillRecord
     from skillpack.progress import Progress
@@ -138,6 +140,42 @@ def remove(
         receipt = folder.receipt()
         change = removed(folder, receipt, [skills] if isinstance(skills, str) else skills)
         refuse_modified(folder, receipt)
+        return _apply(folder, receipt, change, dry_run=dry_run, progress=progress)
+
+
+def match(
+    skills: Sequence[Declared],
+    model_dir: str | Path,
+    find: Callable[[Declared], Wanted],
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> InstallReport:
+    """Make the skills of a model exactly these, in one step.
+
+    Args:
+        skills: what shall be installed; nothing brings the base back.
+        model_dir: the model folder.
+        find: opens a skill whose content the folder does not keep.
+        force: as for `install`, for the skills that `find` opens.
+        dry_run: check and compute everything, change nothing.
+        progress: told about bytes checked and written.
+
+    Raises:
+        UsageError: what is declared contradicts itself.
+        WrongBaseError, ConflictError, ModifiedFolderError, BusyFolderError, NoSpaceError, ReadOnlyError: as for
+            `install`.
+        CorruptStoreError: the folder's copy of a skill that stays is damaged.
+    """
+    check_declared(skills)
+    with _working(model_dir, dry_run=dry_run) as folder:
+        receipt = folder.receipt()
+        refuse_modified(folder, receipt)
+        change = matched(folder, receipt, skills, find, force=force)
+        if change is None:
+            installed = () if receipt is None else receipt.skills
+            return InstallReport(folder.root, installed, (), (), (), (), 0, dry_run)
         return _apply(folder, receipt, change, dry_run=dry_run, progress=progress)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from skillpack.errors import UsageError
 from skillpack.fingerprint import fingerprint
-from skillpack.library import commit_skills, open_or_create
+from skillpack.library import commit_skills
 from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
 from skillpack.model_card import CARD_TYPE, CardFacts, base_license, base_name, card_files, write_card
 from skillpack.packing.opening import Hands, checkpoint_bytes, opened
@@ -18,17 +18,18 @@ from skillpack.packing.packer import Goal
 from skillpack.packing.statistics import read_statistics, write_statistics
 from skillpack.progress import Progress, silent
 from skillpack.skill import open_skill
+from skillpack.summaries import open_or_create
 from skillpack_store import check_skill_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skillpack.evaluating.trials import Measured
-    from skillpack.library import StoreLike
     from skillpack.manifest import Manifest
     from skillpack.packing.metric import Metric
     from skillpack.packing.opening import Opened
     from skillpack.packing.packer import Packed
+    from skillpack.summaries import StoreLike
     from skillpack.texts import Sample
 
     Texts = str | Path | Sequence[Sample] | None

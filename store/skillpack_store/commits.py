@@ -11,13 +11,13 @@ from skillpack_store.refs import check_ref, retry_busy
 from skillpack_store.view import refresh_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from skillpack_store.descriptors import Descriptor
     from skillpack_store.repository import Repository
 
-__all__ = ["add_commit", "add_tag", "delete_skill", "find_head", "walk_history"]
+__all__ = ["add_commit", "add_tag", "append_commit", "delete_skill", "find_head", "require_complete", "walk_history"]
 
 
 def add_commit(
@@ -42,20 +42,52 @@ def add_commit(
         for name, skill in after.items():
             if name not in before or before[name].digest != skill.digest:
                 require_complete(repository, skill)
-        data = Commit.build(
-            after,
-            parents=[] if head is None else [head.digest],
-            author=_encodable(author),
-            time=rfc3339(time),
-            message=_encodable(message),
-            tools=tools,
-        )
-        digest = repository.blobs.put([data]).digest
-        repository.refs.update(ref, digest, expected=None if head is None else head.digest)
-        return Commit.parse(data)
+        parents = [] if head is None else [head]
+        return append_commit(repository, ref, after, parents, author=author, message=message, tools=tools, time=time)
 
     commit = retry_busy(attempt)
     refresh_index(repository)
+    return commit
+
+
+def append_commit(
+    repository: Repository,
+    ref: str,
+    skills: Mapping[str, Descriptor],
+    parents: Sequence[Commit],
+    *,
+    author: str,
+    message: str,
+    tools: Mapping[str, str],
+    time: datetime | None = None,
+) -> Commit:
+    """Store a commit and move a branch from its first parent to it.
+
+    Args:
+        repository: The store.
+        ref: The branch, ``heads/…``.
+        skills: The library as it shall be; complete in the store.
+        parents: What it follows; the first is what the branch must name now, none if it must not exist.
+        author: Who.
+        message: Why.
+        tools: Program -> version.
+        time: When; default now.
+
+    Raises:
+        BusyError: The branch names something else by now. It was not changed.
+    """
+    data = Commit.build(
+        skills,
+        parents=[parent.digest for parent in parents],
+        author=_encodable(author),
+        time=rfc3339(time),
+        message=_encodable(message),
+        tools=tools,
+    )
+    digest = repository.blobs.put([data]).digest
+    repository.refs.update(ref, digest, expected=parents[0].digest if parents else None)
+    commit = Commit.parse(data)
+    repository.graph.note(commit, parents)
     return commit
 
 
@@ -77,6 +109,15 @@ def find_head(repository: Repository, branch: str) -> Commit | None:
     """See ``Repository.head``."""
     value = repository.refs.read(f"heads/{check_ref(branch)}")
     return None if value is None or value.digest is None else repository.read_commit(value.digest)
+
+
+def require_head(repository: Repository, branch: str) -> Commit:
+    """Return the newest commit of a branch; raises ``NotFoundError`` if there is no such branch."""
+    head = find_head(repository, branch)
+    if head is None:
+        branches = repository.branches()
+        raise NotFoundError(f"There is no branch {branch!r}.", hint=choices(branch, branches, "branch"))
+    return head
 
 
 def walk_history(repository: Repository, branch: str) -> Iterator[Commit]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "BusyError",
     "CorruptStoreError",
+    "MergeConflictError",
     "NoStoreError",
     "NotFoundError",
     "RemoteError",
@@ -56,6 +60,18 @@ class CorruptStoreError(StoreError):
     """Bytes are not what their digest or their format says they are."""
 
     exit_code = 13
+
+
+class MergeConflictError(StoreError):
+    """Two changes of the same skills do not go together; nothing was written.
+
+    Attributes:
+        conflicts: Name of each skill -> what happened to it.
+    """
+
+    def __init__(self, message: str, *, conflicts: Mapping[str, str], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.conflicts = dict(conflicts)
 
 
 class NotFoundError(StoreError):

@@ -7,6 +7,7 @@ compare-and-swap, and it needs no lock. Deletion is an entry without a digest.
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
@@ -89,9 +90,19 @@ class RefStore:
         return self._append(name, None, expected)
 
     def log(self, name: str) -> list[RefValue]:
-        """Return all entries of the ref, newest first."""
+        """Return all entries of the ref, newest first; none if it never was."""
         folder = self._folder(name)
         return [_read_entry(folder / str(number), number) for number in reversed(_numbers(folder))]
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of the refs of one kind, sorted, those that are deleted included."""
+        folder = self.folder / kind
+        return sorted(filter(_is_name, os.listdir(folder))) if folder.is_dir() else []  # noqa: PTH208  fast
+
+    def numbers(self) -> dict[str, int]:
+        """Return the number of the newest entry of every ref, without reading it; 0 for one without entries."""
+        names = [f"{kind}/{name}" for kind in KINDS for name in self.names(kind)]
+        return {name: max(_numbers(self._folder(name)), default=0) for name in names}
 
     def list(self, kind: str) -> dict[str, RefValue]:
         """Return the refs of one kind (``heads``, ``tags`` or ``referrers``) that are not deleted, sorted by name.
@@ -99,9 +110,7 @@ class RefStore:
         Raises:
             CorruptStoreError: The newest entry of one of them cannot be read.
         """
-        folder = self.folder / kind
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        values = {name: self.read(f"{kind}/{name}") for name in names if _is_name(name)}
+        values = {name: self.read(f"{kind}/{name}") for name in self.names(kind)}
         return {name: value for name, value in values.items() if value is not None}
 
     def _append(self, name: str, digest: str | None, expected: str | None) -> RefValue:
@@ -194,7 +203,8 @@ def _is_name(name: str) -> bool:
 
 def _numbers(folder: Path) -> list[int]:
     try:
-        return sorted(int(path.name) for path in folder.iterdir() if _NUMBER.fullmatch(path.name))
+        # Names alone: a branch has an entry for each of its commits.
+        return sorted(int(name) for name in os.listdir(folder) if _NUMBER.fullmatch(name))  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
         return []
 

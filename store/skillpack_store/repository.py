@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from skillpack_store import commits, disk, referrers, resolving
 from skillpack_store.blobs import BlobStore
+from skillpack_store.commit_graph import CommitGraph
 from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, canonical_json, parse_json, parse_media_type
 from skillpack_store.documents import MANIFEST, SKILL_TYPE, Attachment, Commit, SkillManifest, build_index
 from skillpack_store.errors import CorruptStoreError, NoStoreError, StoreError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Repository"]
 
 LAYOUT = canonical_json({"imageLayoutVersion": "1.0.0"})
-_OWN_NAMES = {"blobs", "index.json", "refs"}
+_OWN_NAMES = {"blobs", "cache", "index.json", "refs"}
 
 T = TypeVar("T")
 
@@ -36,12 +37,14 @@ class Repository:
         path: The store's folder.
         blobs: Its content.
         refs: Its branches, tags and lists of attachments.
+        graph: Its commits in short.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.blobs = BlobStore(path / "blobs" / "sha256")
         self.refs = RefStore(path / "refs")
+        self.graph = CommitGraph(self, path / "cache")
 
     @classmethod
     def create(cls, path: Path | str) -> Repository:

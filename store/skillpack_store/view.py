@@ -35,12 +35,12 @@ def refresh_index(repository: Repository) -> None:
     """
     path = repository.path / "index.json"
     with contextlib.suppress(OSError, StoreError):
-        refs = _current(repository)
         while True:
-            _write(path, _entries(repository, refs))
+            # Entries of refs never change, so their numbers say whether anything did.
+            numbers = repository.refs.numbers()
+            _write(path, _entries(repository, _current(repository)))
             # Whoever writes last looks again after writing, so the last version is never older than the refs.
-            seen, refs = refs, _current(repository)
-            if refs == seen:
+            if repository.refs.numbers() == numbers:
                 return
 
 

@@ -21,9 +21,10 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 
 
 def test_the_commands():
-    assert COMMANDS == (
-        ["pack", "install", "remove", "status", "list", "show", "eval", "delete", "export", "import", "verify"]
-    )
+    assert [
+        *["pack", "install", "remove", "status", "list", "show", "eval", "delete", "export", "import", "verify"],
+        *["log", "diff", "reflog", "branch", "tag", "merge", "restore", "revert", "undelete", "lock", "sync"],
+    ] == COMMANDS
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -120,6 +121,7 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json):
         "import": run_json("import", tmp_path / "math.tar"),
         "verify": run_json("verify"),
         "delete": run_json("delete", "math", "-y"),
+        **history(run_json, model, tmp_path),
     }
     assert set(printed) == set(KEYS) == set(COMMANDS)
     for name, document in printed.items():
@@ -127,6 +129,27 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json):
         empty = tuple(path[:-1] for path in found if path.endswith("*"))
         assert {path for path in found if not path.endswith("*")} <= set(KEYS[name]), name
         assert {key for key in KEYS[name] if key not in found and not key.startswith(empty or "\0")} == set(), name
+
+
+def history(run_json, model, tmp_path):
+    """Documents of the commands on the history, of which each has every key."""
+    return {
+        "branch": run_json("branch", "try", "main"),
+        "tag": run_json("tag", "v1", "main~1"),
+        "log": log_of(run_json("log"), run_json("log", "math", "-n", "2")),
+        "diff": run_json("diff", "main~3", "main~1", "--tensors"),
+        "reflog": run_json("reflog"),
+        "undelete": run_json("undelete", "math"),
+        "revert": run_json("revert", "main"),
+        "restore": run_json("restore", "main~1"),
+        "merge": run_json("merge", "try", "--take", "code=ours"),
+        "lock": run_json("lock", "code", "-o", tmp_path / "skills.lock"),
+        "sync": run_json("sync", model, "--lock", tmp_path / "skills.lock"),
+    }
+
+
+def log_of(*documents):
+    return {"commits": [commit for document in documents for commit in document["commits"]]}
 
 
 def test_completion(process):

@@ -14,8 +14,9 @@ from skillpack import pack
 from skillpack.checkpoint import open_checkpoint
 from skillpack.companions import apply
 from skillpack.errors import CheckpointError, NotFiniteError, StoreError, UsageError
-from skillpack.library import list_skills, show
+from skillpack.library import show
 from skillpack.packing import payload
+from skillpack.summaries import list_skills
 from skillpack.tensors import Tensor
 from skillpack_store import Repository
 from tests.packing.models import (

@@ -25,9 +25,12 @@ def commit_skill(repository: Repository, name: str, text: str, branch: str = "ma
 def verify_everything(repository: Repository) -> None:
     """Hash every blob that any ref names, at any distance."""
     tips = [*repository.branches().values(), *repository.tags().values()]
+    seen: set[str] = set()
     while tips:
         commit = repository.read_commit(tips.pop())
-        tips.extend(commit.parents)
+        # Once each: histories that merge one another have very many ways through them.
+        tips.extend(parent for parent in commit.parents if parent not in seen)
+        seen.update(commit.parents)
         for skill in commit.skills.values():
             manifest = repository.skill_manifest(skill.digest)
             for blob in (manifest.config, *manifest.layers):

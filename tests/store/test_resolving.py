@@ -70,7 +70,7 @@ def test_a_prefix_of_two_digests_is_refused(library):
     from skillpack_store.resolving import _by_digest, _versions
 
     with pytest.raises(StoreError, match="3 versions"):
-        _by_digest(_versions(library, "math", "main"), "math", "sha256:", "main")
+        _by_digest(_versions(library, "math", "main")[1], "math", "sha256:", "main")
 
 
 def test_a_deleted_skill_can_still_be_had(library):
