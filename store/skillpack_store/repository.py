@@ -11,9 +11,12 @@ from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, canonical_js
 from skillpack_store.documents import MANIFEST, SKILL_TYPE, Attachment, Commit, SkillManifest, build_index
 from skillpack_store.errors import CorruptStoreError, NoStoreError, StoreError
 from skillpack_store.refs import KINDS, RefStore
+from skillpack_store.trash import Trash
+from skillpack_store.writers import writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from typing_extensions import Buffer
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Repository"]
 
 LAYOUT = canonical_json({"imageLayoutVersion": "1.0.0"})
-_OWN_NAMES = {"blobs", "index.json", "refs"}
+_OWN_NAMES = {"blobs", "index.json", "quarantine", "refs", "trash", "writers"}
 
 T = TypeVar("T")
 
@@ -36,11 +39,14 @@ class Repository:
         path: The store's folder.
         blobs: Its content.
         refs: Its branches, tags and lists of attachments.
+        trash: What a garbage collection took out of use and has not deleted yet.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.blobs = BlobStore(path / "blobs" / "sha256")
+        folder = path / "blobs" / "sha256"
+        self.trash = Trash(path / "trash", folder)
+        self.blobs = BlobStore(folder, self.trash)
         self.refs = RefStore(path / "refs")
 
     @classmethod
@@ -109,6 +115,15 @@ class Repository:
                 if not (Path(path) / "oci-layout").exists():
                     raise
         return cls.open(path)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Announce a writer, for the time of a ``with`` block.
+
+        What is written or used again within it is not collected, however short the grace period, for up to a day.
+        ``commit``, ``tag`` and ``attach`` do it themselves; around several of them and what they build on, it also
+        protects what is stored and not committed yet.
+        """
+        return writing(self.path / "writers")
 
     def put_skill(
         self, config: bytes, config_media_type: str, layers: Sequence[tuple[Iterable[Buffer], str]]
