@@ -73,7 +73,7 @@ def hash_file(path: Path, digest: str, advance: Callable[[int], None]) -> None:
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", buffering=0) as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
             while count := file.readinto(buffer):
                 content.update(view[:count])
                 advance(count)
@@ -97,7 +97,7 @@ def read_file(path: Path, digest: str, limit: int) -> bytes:
         FileProblem: It has another digest, is too long, or cannot be read.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             data = file.read(limit + 1)
     except FileNotFoundError:
         raise

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from skillpack_store.documents import Attachment, Commit, SkillManifest
+from skillpack_store.documents import EMPTY, Attachment, Commit, SkillManifest
 from skillpack_store.errors import StoreError
 from skillpack_store.findings import Affected
 from skillpack_store.roots import read_anywhere
@@ -74,7 +74,7 @@ def _skill_bits(repository: Repository, digest: str, bits: Mapping[str, int]) ->
 
 def _attachment_bits(repository: Repository, digest: str, bits: Mapping[str, int]) -> int:
     attachment = _read(repository, digest, Attachment.parse)
-    return 0 if attachment is None else _union(bits.get(file.digest, 0) for file in attachment.files)
+    return 0 if attachment is None else _union(bits.get(file.digest, 0) for file in (EMPTY, *attachment.files))
 
 
 def _commit_bits(repository: Repository, digest: str, bits: Mapping[str, int], skills: Mapping[str, int]) -> int:

@@ -156,7 +156,14 @@ class _Check:
         findings += check_foreign(self.repository, self.walk)
         self.visit_files()
         damaged_index = any(finding.problem is Problem.INDEX_DAMAGED for finding in findings)
-        findings += [] if damaged_index else check_index(self.repository, entries, reported)
+        tips = {values[-1].digest for values in entries.values() if values}
+        # The index shows sizes, so a damaged head makes it wrong as well.
+        skipped = damaged_index or not tips.isdisjoint(self.walk.broken)
+        lost = [] if skipped else list(check_index(self.repository, entries, reported))
+        named = {finding.path for finding in lost}
+        # A ref that is known to have had entries is not just one that somebody was about to make.
+        findings[:] = [found for found in findings if found.problem is not Problem.REF_EMPTY or found.path not in named]
+        findings += lost
         findings += check_names(self.repository)
         digests = {ref: [value.digest for value in values if value.digest] for ref, values in entries.items()}
         findings += with_consequences(self.repository, self.walk, digests) if self.walk.broken else []
@@ -219,7 +226,8 @@ class _Check:
 
     def hash_trashed(self, digest: str, path: Path) -> None:
         try:
-            hash_file(path, digest, self.advance)
+            if look(path) is not None:
+                hash_file(path, digest, self.advance)
         except FileProblem as problem:
             self.result.findings.append(Finding(problem.problem, self.walk.relative(path), problem.detail, digest))
         except FileNotFoundError:

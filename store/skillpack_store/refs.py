@@ -294,7 +294,7 @@ def _parse_entry(data: bytes) -> tuple[str | None, str]:
 
 def _read_entry(path: Path, number: int) -> RefValue:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
             return RefValue(number, *_parse_entry(file.read(_ENTRY_LIMIT + 1)))
     except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -113,13 +114,13 @@ def read_anywhere(repository: Repository, digest: str, limit: int = DOCUMENT_LIM
         CorruptStoreError: It has another digest, or is too long or not the beginning of a document.
     """
     for path in (repository.blobs.path(digest), repository.trash.find(digest), repository.blobs.path(digest)):
-        if path is not None and not path.is_symlink():
+        if path is not None:
             try:
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    break
                 return _read(path, digest, limit)
             except FileNotFoundError:
                 continue
-            except IsADirectoryError:
-                break
     raise NotFoundError(f"Blob {digest} is not in the store ({repository.blobs.folder}).")
 
 

@@ -7,6 +7,7 @@ and the next write repairs it. Entries that another tool added carry no mark of 
 from __future__ import annotations
 
 import contextlib
+import stat
 from typing import TYPE_CHECKING, Any
 
 from skillpack_store import disk
@@ -119,8 +120,8 @@ def _merged(document: dict[str, Any], entries: list[dict[str, Any]]) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.is_symlink():
-        raise ValueError("it is a symbolic link")
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError("it is not a file")
     with path.open("rb") as file:
         return _parse(file.read(_LIMIT + 1), strict=True)
 

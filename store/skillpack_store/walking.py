@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from skillpack_store.blob_files import FileProblem, hash_file, look, read_file
 from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor
-from skillpack_store.documents import Attachment, Commit, SkillManifest, parse_index
+from skillpack_store.documents import EMPTY, Attachment, Commit, SkillManifest, parse_index
 from skillpack_store.findings import Finding, Problem
 from skillpack_store.marking import references
 
@@ -132,7 +132,7 @@ class Walk:
                 if attachment is not None and attachment.subject.digest != subject:
                     detail = f"It is attached to {attachment.subject.digest}, but listed for {subject}."
                     self.damage(entry.digest, Problem.DOCUMENT_MALFORMED, detail)
-                for file in [] if attachment is None else attachment.files:
+                for file in [] if attachment is None else (EMPTY, *attachment.files):
                     self._leaf(file)
                 self.attachments[entry.digest] = None
                 if first:
