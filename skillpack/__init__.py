@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from skillpack.packing import PackReport, SweepReport, pack, sweep
     from skillpack.skill import Skill
+    from skillpack.upkeep import fsck, gc, stats
 
     list = list_skills  # noqa: A001 - the twin of the command
 
@@ -47,6 +48,8 @@ __all__ = [
     "delete",
     "evaluate",
     "export",
+    "fsck",
+    "gc",
     "import_skill",
     "install",
     "list",
@@ -54,6 +57,7 @@ __all__ = [
     "pack",
     "remove",
     "show",
+    "stats",
     "status",
     "sweep",
     "verify",
@@ -75,6 +79,8 @@ _HOMES = {
     "delete": "library",
     "evaluate": "evaluating",
     "export": "library",
+    "fsck": "upkeep",
+    "gc": "upkeep",
     "import_skill": "library",
     "install": "library",
     "list": "library.list_skills",
@@ -82,6 +88,7 @@ _HOMES = {
     "pack": "packing",
     "remove": "installing",
     "show": "library",
+    "stats": "upkeep",
     "status": "installing",
     "sweep": "packing",
     "verify": "library",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from skillpack.cli import evaluating, failures, folders, library, packing, showing
+from skillpack.cli import evaluating, failures, folders, library, packing, showing, upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +76,9 @@ for _command in (
     library.export,
     library.import_,
     library.verify,
+    upkeep.gc,
+    upkeep.fsck,
+    upkeep.stats,
 ):
     root.add_command(_command)
 

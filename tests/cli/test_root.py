@@ -21,9 +21,8 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 
 
 def test_the_commands():
-    assert COMMANDS == (
-        ["pack", "install", "remove", "status", "list", "show", "eval", "delete", "export", "import", "verify"]
-    )
+    basics = ["pack", "install", "remove", "status", "list", "show", "eval", "delete", "export", "import", "verify"]
+    assert [*basics, "gc", "fsck", "stats"] == COMMANDS
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -119,6 +118,9 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json):
         "export": run_json("export", "math", tmp_path / "math.tar"),
         "import": run_json("import", tmp_path / "math.tar"),
         "verify": run_json("verify"),
+        "gc": run_json("gc", "--now", "-y"),
+        "stats": run_json("stats"),
+        "fsck": run_json("fsck", "--full"),
         "delete": run_json("delete", "math", "-y"),
     }
     assert set(printed) == set(KEYS) == set(COMMANDS)
