@@ -127,3 +127,30 @@ def test_a_store_that_was_used_between_the_phases(library):
         found.commit("main", lambda skills, skill=skill: {**skills, "g": skill}, message="", **WHO)
         collect_garbage(found, **NOW)
         verify_everything(found)
+
+
+def test_a_crash_on_the_way_to_the_trash_can_be_undone(library):
+    """At every moment a blob is in one of the two folders, durably."""
+    before = set(library.blobs)
+    with crash.record(library.path) as recording:
+        collect_garbage(library)
+
+    def check(folder):
+        found = Repository.open(folder)
+        undo_collection(found)
+        assert set(found.blobs) == before
+
+    crash.check_every_crash(recording, check)
+
+
+def test_what_came_back_from_the_trash_is_there_after_a_power_loss(library):
+    before = set(library.blobs)
+    collect_garbage(library)
+    gone = before - set(library.blobs)
+    assert gone
+    with crash.record(library.path) as recording:
+        for digest in gone:
+            assert library.trash.restore(digest)
+    folder = library.path.parent / "after"
+    crash.rebuild(recording, len(recording), "lost", folder)
+    assert set(Repository.open(folder).blobs) == before

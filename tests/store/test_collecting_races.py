@@ -179,3 +179,38 @@ def test_a_blob_that_is_touched_on_its_way_to_the_trash_comes_back(repository, m
     report = collect_garbage(repository, **NOW)
     assert (report.trashed.number, report.restored.number, report.deleted.number) == (1, 1, 0)
     assert repository.blobs.peek(digest) == 1
+
+
+def test_a_commit_during_another_collection_that_died(repository, monkeypatch):
+    """One collection took blobs away right after a commit had made sure of them, and died; another is to delete."""
+    commit_skill(repository, "math", "one")
+    skill = put_skill(repository, "reused")
+    age(repository, 1000)
+
+    def die_with_what_somebody_committed():
+        other = module._Collection(Repository.open(repository.path), 0.0, 0.0, 0.0, dry_run=False)
+        other.mark()
+        real, done = module.disk.rename, []
+
+        def rename(source, target):
+            if not done and target.parent.parent.name == "trash":
+                done.append(True)
+                again = Repository.open(repository.path)
+                again.commit("main", lambda skills: {**skills, "again": skill}, message="", **WHO)
+                age(repository, 1000, *parts(repository, skill))
+            real(source, target)
+
+        # As if the time had been looked at before the commit, for all of them.
+        for digest in other.unused:
+            other.unused[digest] = repository.blobs.path(digest).stat().st_mtime
+        with monkeypatch.context() as patch:
+            patch.setattr(module.disk, "rename", rename)
+            other.sweep()
+        assert repository.trash.find(skill.digest) is not None or repository.blobs.peek(skill.digest) is not None
+
+    Interrupted(monkeypatch, "mark", die_with_what_somebody_committed, before=False)
+    report = collect_garbage(repository, **NOW)
+    assert report.deleted.number == 0
+    assert repository.skills()["again"] == skill
+    verify_everything(repository)
+    assert check_store(repository, level="full").findings == []
