@@ -56,6 +56,7 @@ class Walk:
         self._sizes = sizes
         self._done: set[tuple[str, str]] = set()
         self._lists: dict[str, list[str]] = {}
+        self._compared: dict[str, int] = {}
 
     def attached(self, subject: str, lists: Iterable[str]) -> None:
         """Announce the lists of what is attached to a subject; they are visited if the subject is named."""
@@ -190,8 +191,9 @@ class Walk:
         return trashed
 
     def _compare_size(self, blob: Descriptor, *, force: bool = False) -> None:
-        if not (self._sizes or force) or blob.digest in self.broken:
+        if not (self._sizes or force) or blob.digest in self.broken or self._compared.get(blob.digest) == blob.size:
             return
+        self._compared[blob.digest] = blob.size
         path = self._repository.blobs.path(blob.digest)
         file = look(path)
         if file is None or file.size == blob.size:
