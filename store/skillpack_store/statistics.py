@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,40 +78,42 @@ def measure_store(repository: Repository) -> StoreSizes:
         marking.follow(digest, name)
     for digest in roots.foreign:
         marking.try_follow(digest)
-    commits = _commits(repository, [digest for digest, _ in roots.named])
+    skills, commits = _named(repository, [digest for digest, _ in roots.named])
     sizes = {digest: repository.blobs.peek(digest) or 0 for digest in repository.blobs}
-    used_by = _users(repository, commits)
+    used_by = _users(repository, skills)
     shared = {blob for blob, names in used_by.items() if len(names) > 1}
     unnamed = sizes.keys() - marking.digests
     return StoreSizes(
-        skills=_by_skill(commits, used_by, sizes),
+        skills=_by_skill(skills, used_by, sizes),
         shared=_tally(sizes, shared),
         history=_tally(sizes, marking.digests - used_by.keys()),
         unreferenced=_tally(sizes, unnamed - used_by.keys()),
         blobs=_tally(sizes, sizes),
         trash=_trash(repository),
         quarantine=_files(repository.path / "quarantine"),
-        commits=len(commits),
+        commits=commits,
     )
 
 
-def _commits(repository: Repository, tips: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return commit -> name -> digest of its skills."""
-    found: dict[str, dict[str, str]] = {}
+def _named(repository: Repository, tips: Iterable[str]) -> tuple[set[tuple[str, str]], int]:
+    """Return name and digest of the skills of all commits, and how many commits there are."""
+    found: set[tuple[str, str]] = set()
+    done: set[str] = set()
     waiting = list(tips)
     while waiting:
         digest = waiting.pop()
-        if digest not in found:
+        if digest not in done:
+            done.add(digest)
             commit = repository.read_commit(digest)
-            found[digest] = {name: skill.digest for name, skill in commit.skills.items()}
+            found.update((name, skill.digest) for name, skill in commit.skills.items())
             waiting += commit.parents
-    return found
+    return found, len(done)
 
 
-def _users(repository: Repository, commits: dict[str, dict[str, str]]) -> dict[str, set[str]]:
+def _users(repository: Repository, skills: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
     """Return blob -> names of the skills that it is part of."""
     used_by: dict[str, set[str]] = defaultdict(set)
-    for name, digest in {pair for skills in commits.values() for pair in skills.items()}:
+    for name, digest in skills:
         manifest = repository.skill_manifest(digest)
         for blob in (digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)):
             used_by[blob].add(name)
@@ -119,19 +121,16 @@ def _users(repository: Repository, commits: dict[str, dict[str, str]]) -> dict[s
 
 
 def _by_skill(
-    commits: dict[str, dict[str, str]], used_by: dict[str, set[str]], sizes: dict[str, int]
+    skills: Iterable[tuple[str, str]], used_by: dict[str, set[str]], sizes: dict[str, int]
 ) -> list[SkillSize]:
-    versions: dict[str, set[str]] = defaultdict(set)
-    for skills in commits.values():
-        for name, digest in skills.items():
-            versions[name].add(digest)
-    own: dict[str, int] = defaultdict(int)
-    everything: dict[str, int] = defaultdict(int)
+    versions = Counter(name for name, _ in skills)
+    own: Counter[str] = Counter()
+    everything: Counter[str] = Counter()
     for blob, names in used_by.items():
         for name in names:
             everything[name] += sizes.get(blob, 0)
             own[name] += sizes.get(blob, 0) if len(names) == 1 else 0
-    return [SkillSize(name, len(versions[name]), everything[name], own[name]) for name in sorted(versions)]
+    return [SkillSize(name, count, everything[name], own[name]) for name, count in sorted(versions.items())]
 
 
 def _tally(sizes: dict[str, int], digests: Iterable[str]) -> Tally:
