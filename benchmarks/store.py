@@ -2,7 +2,7 @@
 
     python -m benchmarks.store [--commits 2000] [--skills 200] [--size 256MB]
 
-The store is synthetic: every commit gives one skill a new version of six layers, of which it shares none with others.
+The store is synthetic: every commit gives one skill a new version of seven layers, of which it shares none with others.
 Commands are measured whole, as a user would see them. Put and get are measured against `sha256sum` and then `cp` of the
 same file, one after the other in the same run; the best of several rounds counts, on both sides.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"GB": 10**9, "MB": 10**6}
 _CHUNK = 1 << 20
-_LAYERS = 6
+_LAYERS = 7
 _ROUNDS = 5
 _PATIENCE = 60  # seconds
 _WHO = {"author": "Ada", "tools": {"skillpack": "0"}}
