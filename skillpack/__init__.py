@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from skillpack.packing import PackReport, SweepReport, pack, sweep
     from skillpack.skill import Skill
     from skillpack.summaries import SkillSummary, list_skills
+    from skillpack.upkeep import fsck, gc, stats
 
     list = list_skills  # noqa: A001 - the twin of the command
 
@@ -59,6 +60,8 @@ __all__ = [
     "diff",
     "evaluate",
     "export",
+    "fsck",
+    "gc",
     "import_skill",
     "install",
     "list",
@@ -72,6 +75,7 @@ __all__ = [
     "restore",
     "revert",
     "show",
+    "stats",
     "status",
     "sweep",
     "sync",
@@ -105,6 +109,8 @@ _HOMES = {
     "diff": "differences",
     "evaluate": "evaluating",
     "export": "library",
+    "fsck": "upkeep",
+    "gc": "upkeep",
     "import_skill": "library",
     "install": "library",
     "list": "summaries.list_skills",
@@ -118,6 +124,7 @@ _HOMES = {
     "restore": "branching",
     "revert": "branching",
     "show": "library",
+    "stats": "upkeep",
     "status": "installing",
     "sweep": "packing",
     "sync": "locked_skills",

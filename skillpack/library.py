@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from skillpack.errors import UsageError
 from skillpack.model_card import read_card
+from skillpack.parts import parse_subset
 from skillpack.progress import Progress, Stage, silent
 from skillpack.skill import Skill, open_skill
 from skillpack.summaries import SkillSummary, StoreLike, label_of, open_existing, open_or_create, signed, summary_of
@@ -136,6 +137,13 @@ def import_skill(
         UsageError: a name is given for several skills.
     """
     repository = open_or_create(store)
+    with repository.writing():
+        return _import(repository, archive, name, branch=branch, message=message, author=author)
+
+
+def _import(
+    repository: Repository, archive: str | Path, name: str | None, *, branch: str, message: str, author: str | None
+) -> list[SkillSummary]:
     found = import_archive(repository, archive)
     if name is not None and len(found) > 1:
         raise UsageError(f"{archive} holds {len(found)} skills, which cannot all be called {name}")
@@ -154,6 +162,7 @@ def verify(
     *,
     store: StoreLike = None,
     branch: str = "main",
+    subset: str | None = None,
     progress: Progress = silent,
 ) -> list[SkillSummary]:
     """Re-hash every byte of skills and check that their manifests and streams fit together.
@@ -162,15 +171,19 @@ def verify(
         addresses: which; by default all at the head of the branch.
         store: where.
         branch: branch of the library.
+        subset: ``1/5``: only the first of five parts of them, by digest; all parts together are everything.
         progress: called during the work.
 
     Raises:
         CorruptStoreError: a blob is not what its digest says.
         DamagedSkillError: the content makes no sense.
+        UsageError: `subset` makes no sense.
     """
     repository = open_existing(store)
     wanted = [addresses] if isinstance(addresses, str) else list(addresses) or list(repository.skills(branch))
     found = [repository.resolve(address, branch) for address in wanted]
+    part = None if subset is None else parse_subset(subset)
+    found = [skill for skill in found if part is None or part.has(skill.descriptor.digest)]
     summaries = [summary_of(repository, skill, branch) for skill in found]
     stage = Stage(progress, "verifying skills", sum(summary.size for summary in summaries))
     for skill, summary in zip(found, summaries, strict=True):

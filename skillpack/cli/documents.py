@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from skillpack.cli.history_documents import HISTORY_KEYS
+from skillpack.cli.upkeep_documents import UPKEEP_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -155,6 +156,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     "export": {"file": "the archive", "bytes": "its size", **_within("skills[]", _SKILL)},
     "import": _within("skills[]", _SKILL),
     "verify": _within("skills[]", _SKILL),
+    **UPKEEP_KEYS,
     "eval": {
         "skill": "address that was evaluated",
         "task": "next token or class: what the model predicts",

@@ -143,15 +143,16 @@ def import_(
 
 @click.command(short_help="Check every byte of skills.", epilog="Example: skillpack verify math")
 @click.argument("skills", metavar="[SKILL...]", nargs=-1)
+@click.option("--subset", metavar="I/N", help="Only this part of N of the skills, such as 1/5.")
 @store_options
 @output_options
-def verify(skills: tuple[str, ...], *, store: str | None, branch: str, output: Output) -> None:
+def verify(skills: tuple[str, ...], *, subset: str | None, store: str | None, branch: str, output: Output) -> None:
     """Hash every byte of skills again and check that what they say of themselves fits together.
 
     SKILL is an address; without any, all skills of the branch are checked. Damage ends the command with exit code 13.
     """
     with output.progress() as progress:
-        sound = skillpack.verify(skills, store=store, branch=branch, progress=progress)
+        sound = skillpack.verify(skills, store=store, branch=branch, subset=subset, progress=progress)
     if output.as_json:
         output.document(verify_document(sound))
         return

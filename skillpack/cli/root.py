@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from skillpack.cli import branching, evaluating, failures, folders, history, library, packing, showing, syncing
+from skillpack.cli import branching, evaluating, failures, folders, history, library, packing, showing, syncing, upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +87,9 @@ for _command in (
     branching.undelete,
     syncing.lock,
     syncing.sync,
+    upkeep.gc,
+    upkeep.fsck,
+    upkeep.stats,
 ):
     root.add_command(_command)
 

@@ -191,13 +191,16 @@ def pack(
         if dry_run:
             return report
         repository = open_or_create(store)
-        layers = [(layer, LAYER_TYPE) for layer in packed.payload.layers()]
-        skill = repository.put_skill(packed.manifest.dump(), MEDIA_TYPE, layers)
-    # What cannot be opened must not get into a library.
-    open_skill(repository, skill.digest, name)
-    facts = CardFacts(name, base_name(delta.base), license or base_license(delta.base), report.size, report.tuned_size)
-    repository.attach(skill, CARD_TYPE, card_files(write_card(facts, packed.manifest)))
-    commit_skills(repository, {name: skill}, branch=branch, author=author, message=message or f"Pack {name}")
+        facts = CardFacts(
+            name, base_name(delta.base), license or base_license(delta.base), report.size, report.tuned_size
+        )
+        with repository.writing():
+            layers = [(layer, LAYER_TYPE) for layer in packed.payload.layers()]
+            skill = repository.put_skill(packed.manifest.dump(), MEDIA_TYPE, layers)
+            # What cannot be opened must not get into a library.
+            open_skill(repository, skill.digest, name)
+            repository.attach(skill, CARD_TYPE, card_files(write_card(facts, packed.manifest)))
+            commit_skills(repository, {name: skill}, branch=branch, author=author, message=message or f"Pack {name}")
     kept = repository.resolve(f"{name}@{skill.digest}", branch)
     return replace(report, version=kept.version, digest=skill.digest)
 

@@ -1,7 +1,7 @@
 """Blobs: content-addressed files, ``blobs/sha256/<hex>``.
 
 A file's name, size and mode are hints. Only a digest that was just computed counts, so everything that is returned by
-``read`` and ``stream`` was hashed on the way out.
+``read`` and ``stream`` was hashed on the way out. A blob that is in the trash is taken back by whoever asks for it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from skillpack_store.trash import Trash
+
 __all__ = ["BlobStore", "WrittenBlob"]
 
 CHUNK = 1 << 20  # bytes
 _HEX = re.compile(r"[0-9a-f]{64}")
+_TRIES = 20
 
 
 class WrittenBlob(NamedTuple):
@@ -40,10 +43,12 @@ class BlobStore:
 
     Args:
         folder: ``blobs/sha256`` of an OCI image layout; made when the first blob is written.
+        trash: Where a garbage collection puts blobs, if there is one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, trash: Trash | None = None) -> None:
         self.folder = folder
+        self.trash = trash
 
     def path(self, digest: str) -> Path:
         """Return where the blob is kept, whether it is there or not.
@@ -67,6 +72,37 @@ class BlobStore:
         if size is None:
             raise self._missing(digest)
         return size
+
+    def peek(self, digest: str) -> int | None:
+        """Return the size of the blob's file in bytes; None if it is not there, or in the trash, where it is left."""
+        try:
+            status = self.path(digest).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def refresh(self, digest: str) -> int:
+        """Set the blob's modification time to now, so that the grace period of a garbage collection starts anew.
+
+        Returns:
+            The size of its file in bytes.
+
+        Raises:
+            NotFoundError: The blob is not there.
+            CorruptStoreError: The file belongs to somebody else, and its content has another digest.
+        """
+        for _ in range(_TRIES):
+            size = self.size(digest)
+            try:
+                disk.touch(self.path(digest))
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                return self.put(self.stream(digest), expect=digest).size
+            # A collection that took it away in the middle of the call may not have seen the new time.
+            if self.peek(digest) is not None:
+                return size
+        raise self._missing(digest)
 
     def put(self, chunks: Iterable[Buffer], *, expect: str | None = None) -> WrittenBlob:
         """Store a blob; when this returns it is on the disk under its digest.
@@ -103,11 +139,11 @@ class BlobStore:
         Raises:
             NotFoundError: The blob is not there.
         """
-        self.size(digest)
-        try:
-            return self.path(digest).open("rb")
-        except FileNotFoundError:
-            raise self._missing(digest) from None
+        for _ in range(_TRIES):
+            self.size(digest)
+            with contextlib.suppress(FileNotFoundError):
+                return self.path(digest).open("rb")
+        raise self._missing(digest)
 
     def read(self, digest: str, *, limit: int) -> bytes:
         """Return the whole blob, hashed after reading.
@@ -161,7 +197,7 @@ class BlobStore:
     def _settle(self, temporary: Path, digest: str) -> None:
         """Give a complete temporary file its name, unless an intact file has it."""
         path = self.path(digest)
-        if self._is_intact(digest) and _refresh(path):
+        if self._is_intact(digest) and self._refreshed(digest):
             disk.unlink(temporary)
         else:
             disk.rename(temporary, path)
@@ -179,11 +215,20 @@ class BlobStore:
         return True
 
     def _stat_size(self, digest: str) -> int | None:
+        size = self.peek(digest)
+        if size is None and self.trash is not None and not self.path(digest).is_symlink():
+            # Looked for again even if the trash does not have it: somebody may have taken it back since.
+            self.trash.restore(digest)
+            size = self.peek(digest)
+        return size
+
+    def _refreshed(self, digest: str) -> bool:
+        """Refresh the modification time; False where the file went away meanwhile or belongs to somebody else."""
         try:
-            status = self.path(digest).lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
+            disk.touch(self.path(digest))
+        except OSError:
+            return False
+        return self.peek(digest) is not None
 
     def _compare(self, digest: str, found: str) -> None:
         if digest != f"sha256:{found}":
@@ -220,12 +265,3 @@ class _Hashing:
                 f"Blob {announced} arrived damaged: the {self.size} bytes received have digest {self.digest}.",
                 hint="Fetch it again; if it stays like this, the source is damaged.",
             )
-
-
-def _refresh(path: Path) -> bool:
-    """Refresh the modification time; False where the file went away meanwhile or belongs to somebody else."""
-    try:
-        disk.touch(path)
-    except OSError:
-        return False
-    return True

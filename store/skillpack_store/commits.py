@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skillpack_store.documents import Commit, rfc3339
-from skillpack_store.errors import BusyError, CorruptStoreError, NotFoundError, StoreError
+from skillpack_store.errors import BusyError, NotFoundError, StoreError
 from skillpack_store.names import choices
 from skillpack_store.refs import check_ref, retry_busy
+from skillpack_store.securing import secure_commit, secure_skill
 from skillpack_store.view import refresh_index
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from skillpack_store.descriptors import Descriptor
     from skillpack_store.repository import Repository
 
-__all__ = ["add_commit", "add_tag", "append_commit", "delete_skill", "find_head", "require_complete", "walk_history"]
+__all__ = ["add_commit", "add_tag", "append_commit", "delete_skill", "find_head", "walk_history"]
 
 
 def add_commit(
@@ -31,6 +32,20 @@ def add_commit(
     time: datetime | None = None,
 ) -> Commit:
     """See ``Repository.commit``."""
+    with repository.writing():
+        return _add_commit(repository, branch, change, author=author, message=message, tools=tools, time=time)
+
+
+def _add_commit(
+    repository: Repository,
+    branch: str,
+    change: Callable[[dict[str, Descriptor]], dict[str, Descriptor]],
+    *,
+    author: str,
+    message: str,
+    tools: Mapping[str, str],
+    time: datetime | None,
+) -> Commit:
     ref = f"heads/{check_ref(branch)}"
 
     def attempt() -> Commit:
@@ -41,7 +56,7 @@ def add_commit(
             return head
         for name, skill in after.items():
             if name not in before or before[name].digest != skill.digest:
-                require_complete(repository, skill)
+                secure_skill(repository, skill)
         parents = [] if head is None else [head]
         return append_commit(repository, ref, after, parents, author=author, message=message, tools=tools, time=time)
 
@@ -130,8 +145,12 @@ def walk_history(repository: Repository, branch: str) -> Iterator[Commit]:
 
 def add_tag(repository: Repository, name: str, commit: Commit | str, *, move: bool) -> None:
     """See ``Repository.tag``."""
-    digest = commit if isinstance(commit, str) else commit.digest
-    repository.read_commit(digest)
+    with repository.writing():
+        _add_tag(repository, name, commit if isinstance(commit, str) else commit.digest, move=move)
+
+
+def _add_tag(repository: Repository, name: str, digest: str, *, move: bool) -> None:
+    secure_commit(repository, digest)
     ref = f"tags/{check_ref(name)}"
     found = repository.refs.read(ref)
     if found is None or (move and found.digest != digest):
@@ -148,24 +167,6 @@ def add_tag(repository: Repository, name: str, commit: Commit | str, *, move: bo
             hint="Choose another name, or ask for the tag to be moved.",
         )
     refresh_index(repository)
-
-
-def require_complete(repository: Repository, skill: Descriptor) -> None:
-    """Refuse a skill of which something is not in the store.
-
-    Raises:
-        NotFoundError: The manifest, the config or a layer is missing.
-        CorruptStoreError: One of them is there with another size, or the manifest cannot be read.
-    """
-    manifest = repository.skill_manifest(skill.digest)
-    for blob in (skill, manifest.config, *manifest.layers):
-        size = repository.blobs.size(blob.digest)
-        if size != blob.size:
-            raise CorruptStoreError(
-                f"Blob {blob.digest} of skill {skill.digest} has {size} bytes on disk "
-                f"({repository.blobs.path(blob.digest)}), {blob.size} were expected.",
-                hint="Store the skill again.",
-            )
 
 
 def _digests(skills: Mapping[str, Descriptor]) -> dict[str, str]:

@@ -136,11 +136,13 @@ def parse_json(data: bytes, *, limit: int = DOCUMENT_LIMIT) -> Any:
         )
     except RecursionError:
         raise ValueError("the document is nested too deeply") from None
-    for part, depth in _walk(value):
-        if depth > _DEPTH_LIMIT:
-            raise ValueError("the document is nested too deeply")
-        if isinstance(part, str):
-            part.encode()
+    if _depth([value]) - 1 > _DEPTH_LIMIT:
+        raise ValueError("the document is nested too deeply")
+    if b"\\u" in data:
+        # Only an escape can give half of a surrogate pair.
+        for part, _ in _walk(value):
+            if isinstance(part, str):
+                part.encode()
     return value
 
 
@@ -170,8 +172,23 @@ def _walk(value: Any) -> Iterator[tuple[Any, int]]:
             waiting.extend((inner, depth + 1) for inner in part)
 
 
+def _depth(value: Any) -> int:
+    """Return how deep the deepest part of a document is, level by level; far faster than a look at every part."""
+    depth, level = 0, [value]
+    while level:
+        inner = [part for outer in level if outer for part in (outer.values() if type(outer) is dict else outer)]
+        if not inner:
+            break
+        depth += 1
+        level = [part for part in inner if type(part) is dict or type(part) is list]
+    return depth
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+    result = dict(pairs)
+    if len(result) == len(pairs):
+        return result
+    result = {}
     for key, value in pairs:
         if key in result:
             raise ValueError(f"the key {key[:80]!r} is there twice")

@@ -26,7 +26,7 @@ from skillpack_store.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["COMMIT_TYPE", "INDEX", "MANIFEST", "NAME", "SKILL_TYPE", "Attachment", "Commit", "SkillManifest"]
+__all__ = ["COMMIT_TYPE", "INDEX", "MANIFEST", "NAME", "PARENTS", "SKILL_TYPE", "Attachment", "Commit", "SkillManifest"]
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -37,7 +37,7 @@ EMPTY = Descriptor(digest_of(b"{}"), 2, "application/vnd.oci.empty.v1+json")
 NAME = "org.skillpack.name"
 _AUTHOR = "org.skillpack.author"
 _MESSAGE = "org.skillpack.message"
-_PARENTS = "org.skillpack.parents"
+PARENTS = "org.skillpack.parents"
 _TIME = "org.opencontainers.image.created"
 _TOOLS = "org.skillpack.tools"
 
@@ -124,7 +124,7 @@ class Commit:
             _TOOLS: canonical_json(text_map(dict(tools))).decode(),
         }
         if parents:
-            annotations[_PARENTS] = " ".join(parents)
+            annotations[PARENTS] = " ".join(parents)
         return _document(
             INDEX,
             artifactType=COMMIT_TYPE,
@@ -147,7 +147,7 @@ class Commit:
         return cls(
             digest=digest_of(data),
             skills=dict(sorted(skills.items())),
-            parents=tuple(parse_digest(parent) for parent in annotations.get(_PARENTS, "").split()),
+            parents=tuple(parse_digest(parent) for parent in annotations.get(PARENTS, "").split()),
             author=annotations.get(_AUTHOR, ""),
             time=annotations.get(_TIME, ""),
             message=annotations.get(_MESSAGE, ""),

@@ -10,6 +10,7 @@ side. Otherwise the numbers of its versions would change, which count distinct s
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -19,7 +20,7 @@ from skillpack_store.errors import MergeConflictError, NotFoundError
 from skillpack_store.names import choices
 from skillpack_store.refs import check_ref, retry_busy
 from skillpack_store.revisions import resolve_revision
-from skillpack_store.reviving import revive_commit, revive_skill
+from skillpack_store.securing import secure_commit, secure_skill
 from skillpack_store.view import refresh_index
 
 if TYPE_CHECKING:
@@ -102,20 +103,21 @@ def merge_revision(
         merge, skills = _plan(repository, ours, theirs, resolution or Resolution())
         if dry_run or merge.kind == "up to date":
             return merge
-        revive_commit(repository, theirs.digest)
+        secure_commit(repository, theirs.digest)
         if merge.kind == "fast-forward":
             repository.refs.update(ref, theirs.digest, expected=ours.digest)
             return replace(merge, commit=theirs)
         for change in merge.changes:
             if change.after is not None:
-                revive_skill(repository, change.after)
+                secure_skill(repository, change.after)
         text = message or f"Merge {revision} into {branch}"
         commit = append_commit(repository, ref, skills, [ours, theirs], author=author, message=text, tools=tools)
         return replace(merge, commit=commit)
 
-    merge = retry_busy(attempt)
-    if not dry_run:
-        refresh_index(repository)
+    with nullcontext() if dry_run else repository.writing():
+        merge = retry_busy(attempt)
+        if not dry_run:
+            refresh_index(repository)
     repository.graph.settle()
     return merge
 

@@ -9,7 +9,7 @@ from skillpack_store.errors import NotFoundError, StoreError
 from skillpack_store.names import choices
 from skillpack_store.refs import check_ref
 from skillpack_store.revisions import KINDS, resolve_revision
-from skillpack_store.reviving import revive_commit
+from skillpack_store.securing import secure_commit
 from skillpack_store.view import refresh_index
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ def create_branch(repository: Repository, name: str, revision: str) -> str:
             hint=f"Choose another name, or bring its state to {revision}: skillpack restore {revision} --branch {name}",
         )
     if found is None:
-        revive_commit(repository, digest)
-        repository.refs.update(ref, digest, expected=None)
-        refresh_index(repository)
+        with repository.writing():
+            secure_commit(repository, digest)
+            repository.refs.update(ref, digest, expected=None)
+            refresh_index(repository)
     return digest
 
 
@@ -45,7 +46,6 @@ def tag_revision(repository: Repository, name: str, revision: str, *, move: bool
     """Make or move a tag and return the digest of the commit that it names; errors as for ``Repository.tag``."""
     check_ref(name)
     digest = resolve_revision(repository, revision)
-    revive_commit(repository, digest)
     add_tag(repository, name, digest, move=move)
     return digest
 

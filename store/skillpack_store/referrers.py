@@ -33,6 +33,17 @@ def attach_files(
     annotations: Mapping[str, str],
 ) -> Descriptor:
     """See ``Repository.attach``."""
+    with repository.writing():
+        return _attach_files(repository, subject, artifact_type, files, annotations)
+
+
+def _attach_files(
+    repository: Repository,
+    subject: Descriptor,
+    artifact_type: str,
+    files: Sequence[tuple[bytes, str, str]],
+    annotations: Mapping[str, str],
+) -> Descriptor:
     if not repository.blobs.has(subject.digest):
         raise NotFoundError(f"Nothing can be attached to {subject.digest}: it is not in the store.")
     parse_media_type(artifact_type)

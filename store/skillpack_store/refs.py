@@ -3,10 +3,16 @@
 A ref is a folder of numbered entries, ``refs/<kind>/<name>/<n>``. The highest number is the ref, the rest its log.
 A new entry is created with the next number by a hard link, which fails if somebody else created it first: that is the
 compare-and-swap, and it needs no lock. Deletion is an entry without a digest.
+
+An entry holds a check value of itself. When the oldest entries are pruned, an empty file ``<n>.pruned`` says up to
+which number, so that an entry that went missing otherwise is noticed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import os
 import random
 import re
@@ -15,11 +21,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from skillpack_store import disk
-from skillpack_store.descriptors import canonical_json, parse_digest, parse_json
+from skillpack_store.descriptors import canonical_json, digest_of, parse_digest, parse_json
 from skillpack_store.errors import BusyError, CorruptStoreError, NotFoundError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 __all__ = ["RefStore", "RefValue", "check_ref", "retry_busy"]
@@ -30,7 +36,9 @@ KINDS = ("heads", "tags", "referrers")
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _NAME_LIMIT = 100  # characters
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_PRUNED = re.compile(r"([1-9][0-9]{0,8})\.pruned")
 _ENTRY_LIMIT = 4096  # bytes
+_CHECK_LENGTH = 16  # hexadecimal digits
 _RESERVED = re.compile(r"head|con|prn|aux|nul|com[0-9]|lpt[0-9]")
 
 
@@ -65,8 +73,7 @@ class RefStore:
             StoreError: ``name`` is not a name for a ref.
             CorruptStoreError: The newest entry cannot be read.
         """
-        value = self._newest(name)
-        return value if value is not None and value.digest is not None else None
+        return self._current(name)
 
     def update(self, name: str, digest: str, *, expected: str | None) -> RefValue:
         """Make the ref name ``digest`` if it now names ``expected``.
@@ -91,18 +98,69 @@ class RefStore:
 
     def log(self, name: str) -> list[RefValue]:
         """Return all entries of the ref, newest first; none if it never was."""
-        folder = self._folder(name)
-        return [_read_entry(folder / str(number), number) for number in reversed(_numbers(folder))]
+        found = []
+        for number in reversed(self.numbers(name)):
+            # An old entry may be pruned between the listing and the reading.
+            with contextlib.suppress(NotFoundError):
+                found.append(self.entry(name, number))
+        return found
+
+    def numbers(self, name: str) -> list[int]:
+        """Return the numbers of the ref's entries, ascending."""
+        return _numbers(self._folder(name))
+
+    def entry(self, name: str, number: int) -> RefValue:
+        """Return one entry of the ref.
+
+        Raises:
+            NotFoundError: It is not there.
+            CorruptStoreError: It cannot be read.
+        """
+        return _read_entry(self._folder(name) / str(number), number)
 
     def names(self, kind: str) -> list[str]:
         """Return the names of the refs of one kind, sorted, those that are deleted included."""
         folder = self.folder / kind
         return sorted(filter(_is_name, os.listdir(folder))) if folder.is_dir() else []  # noqa: PTH208  fast
 
-    def numbers(self) -> dict[str, int]:
+    def all_names(self) -> list[str]:
+        """Return the names of all refs, deleted ones included, as in ``heads/main``, sorted."""
+        return [f"{kind}/{name}" for kind in sorted(KINDS) for name in self.names(kind)]
+
+    def expired(self, name: str, before: str) -> list[int]:
+        """Return the numbers of the oldest entries that something newer took the place of before a time.
+
+        Args:
+            name: The ref.
+            before: The time, RFC 3339 in UTC with seconds.
+
+        Raises:
+            CorruptStoreError: An entry cannot be read.
+        """
+        entries = self.log(name)[::-1]
+        found = []
+        for entry, successor in itertools.pairwise(entries):
+            if successor.time >= before:
+                break
+            found.append(entry.number)
+        return found
+
+    def prune(self, name: str, numbers: Sequence[int]) -> None:
+        """Remove the oldest entries of a ref, which ``expired`` returned; the newest entry always stays."""
+        if not numbers:
+            return
+        folder = self._folder(name)
+        disk.write_exclusive(folder / f"{numbers[-1]}.pruned", [])
+        earlier = [folder / f"{number}.pruned" for number in pruned_marks(folder) if number < numbers[-1]]
+        for path in [*(folder / str(number) for number in numbers), *earlier]:
+            # Two collections at once remove the same ones.
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(path)
+        disk.sync_directory(folder)
+
+    def newest_numbers(self) -> dict[str, int]:
         """Return the number of the newest entry of every ref, without reading it; 0 for one without entries."""
-        names = [f"{kind}/{name}" for kind in KINDS for name in self.names(kind)]
-        return {name: max(_numbers(self._folder(name)), default=0) for name in names}
+        return {name: max(self.numbers(name), default=0) for name in self.all_names()}
 
     def list(self, kind: str) -> dict[str, RefValue]:
         """Return the refs of one kind (``heads``, ``tags`` or ``referrers``) that are not deleted, sorted by name.
@@ -110,8 +168,12 @@ class RefStore:
         Raises:
             CorruptStoreError: The newest entry of one of them cannot be read.
         """
-        values = {name: self.read(f"{kind}/{name}") for name in self.names(kind)}
+        values = {name: self._current(f"{kind}/{name}") for name in self.names(kind)}
         return {name: value for name, value in values.items() if value is not None}
+
+    def _current(self, name: str) -> RefValue | None:
+        value = self._newest(name)
+        return value if value is not None and value.digest is not None else None
 
     def _append(self, name: str, digest: str | None, expected: str | None) -> RefValue:
         newest = self._newest(name)
@@ -125,8 +187,7 @@ class RefStore:
         if value.number == 1:
             # Another process may have made the folder and not synced it yet.
             disk.sync_directory(folder.parent)
-        entry = canonical_json({"digest": value.digest, "time": value.time})
-        if not disk.write_exclusive(folder / str(value.number), [entry]):
+        if not disk.write_exclusive(folder / str(value.number), [_entry(value.digest, value.time)]):
             raise _moved(name, "something newer", expected)
         return value
 
@@ -209,15 +270,41 @@ def _numbers(folder: Path) -> list[int]:
         return []
 
 
+def pruned_marks(folder: Path) -> list[int]:
+    """Return the numbers up to which entries were pruned, ascending; the last one counts."""
+    names = (_PRUNED.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in names if match is not None)
+
+
+def _entry(digest: str | None, time: str) -> bytes:
+    return canonical_json({"check": _check(digest, time), "digest": digest, "time": time})
+
+
+def _check(digest: str | None, time: str) -> str:
+    content = digest_of(canonical_json({"digest": digest, "time": time}))
+    return content.removeprefix("sha256:")[:_CHECK_LENGTH]
+
+
+def _parse_entry(data: bytes) -> tuple[str | None, str]:
+    document = parse_json(data, limit=_ENTRY_LIMIT)
+    digest = None if document["digest"] is None else parse_digest(document["digest"])
+    time = str(document["time"])
+    # Entries of the first version had no check value.
+    if document.keys() - {"digest", "time"} and data != _entry(digest, time):
+        raise ValueError("its check value does not fit")
+    return digest, time
+
+
 def _read_entry(path: Path, number: int) -> RefValue:
     try:
-        with path.open("rb") as file:
-            document = parse_json(file.read(_ENTRY_LIMIT + 1), limit=_ENTRY_LIMIT)
-        digest = None if document["digest"] is None else parse_digest(document["digest"])
-        return RefValue(number, digest, str(document["time"]))
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            return RefValue(number, *_parse_entry(file.read(_ENTRY_LIMIT + 1)))
     except FileNotFoundError:
         raise NotFoundError(f"The ref entry {path} is gone.") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in {errno.ELOOP, errno.EISDIR}:
+            raise
         raise CorruptStoreError(
             f"The ref entry {path} is damaged: {error}.",
             hint=f"Restore it from a copy of the store, or move it away to go back to the entry before {number}.",

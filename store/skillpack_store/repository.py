@@ -12,9 +12,12 @@ from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, canonical_js
 from skillpack_store.documents import MANIFEST, SKILL_TYPE, Attachment, Commit, SkillManifest, build_index
 from skillpack_store.errors import CorruptStoreError, NoStoreError, StoreError
 from skillpack_store.refs import KINDS, RefStore
+from skillpack_store.trash import Trash
+from skillpack_store.writers import writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from typing_extensions import Buffer
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Repository"]
 
 LAYOUT = canonical_json({"imageLayoutVersion": "1.0.0"})
-_OWN_NAMES = {"blobs", "cache", "index.json", "refs"}
+OWN_NAMES = frozenset(
+    {"blobs", "cache", "incoming", "index.json", "oci-layout", "quarantine", "refs", "remotes.json", "trash", "writers"}
+)
+"""What a store's folder may hold."""
 
 T = TypeVar("T")
 
@@ -38,11 +44,14 @@ class Repository:
         blobs: Its content.
         refs: Its branches, tags and lists of attachments.
         graph: Its commits in short.
+        trash: What a garbage collection took out of use and has not deleted yet.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.blobs = BlobStore(path / "blobs" / "sha256")
+        folder = path / "blobs" / "sha256"
+        self.trash = Trash(path / "trash", folder)
+        self.blobs = BlobStore(folder, self.trash)
         self.refs = RefStore(path / "refs")
         self.graph = CommitGraph(self, path / "cache")
 
@@ -60,7 +69,7 @@ class Repository:
         present = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         if "oci-layout" in present:
             raise StoreError(f"There is a store in {path} already.", hint="Open it, or choose another folder.")
-        if foreign := sorted(name for name in present - _OWN_NAMES if not name.endswith(".tmp")):
+        if foreign := sorted(name for name in present - OWN_NAMES if not name.endswith(".tmp")):
             raise StoreError(
                 f"No store can be made in {path}: the folder is not empty ({', '.join(foreign[:3])}).",
                 hint="Choose an empty folder.",
@@ -112,6 +121,15 @@ class Repository:
                 if not (Path(path) / "oci-layout").exists():
                     raise
         return cls.open(path)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Announce a writer, for the time of a ``with`` block.
+
+        What is written or used again within it is not collected, however short the grace period, for up to a day.
+        ``commit``, ``tag`` and ``attach`` do it themselves; around several of them and what they build on, it also
+        protects what is stored and not committed yet.
+        """
+        return writing(self.path / "writers")
 
     def put_skill(
         self, config: bytes, config_media_type: str, layers: Sequence[tuple[Iterable[Buffer], str]]

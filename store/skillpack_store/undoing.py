@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from skillpack_store.changes import SkillChange, find_changes
@@ -10,7 +11,7 @@ from skillpack_store.errors import MergeConflictError, NotFoundError, StoreError
 from skillpack_store.names import choices
 from skillpack_store.refs import check_ref, retry_busy
 from skillpack_store.revisions import KINDS, resolve_revision
-from skillpack_store.reviving import revive_commit, revive_skill
+from skillpack_store.securing import secure_commit, secure_skill
 from skillpack_store.view import refresh_index
 
 if TYPE_CHECKING:
@@ -195,9 +196,10 @@ def undelete_ref(repository: Repository, ref: str) -> str:
     digest = next((value.digest for value in log if value.digest is not None), None)
     if digest is None:
         raise NotFoundError(f"No {KINDS[kind]} {name!r} was deleted.")
-    revive_commit(repository, digest)
-    repository.refs.update(ref, digest, expected=None)
-    refresh_index(repository)
+    with repository.writing():
+        secure_commit(repository, digest)
+        repository.refs.update(ref, digest, expected=None)
+        refresh_index(repository)
     return digest
 
 
@@ -250,13 +252,14 @@ def _go_back(
             return Undone(None, changes)
         for item in changes:
             if item.after is not None:
-                revive_skill(repository, item.after)
+                secure_skill(repository, item.after)
         commit = append_commit(repository, ref, after, [head], author=author, message=message, tools=tools)
         return Undone(commit, changes)
 
-    undone = retry_busy(attempt)
-    if undone.changes and not dry_run:
-        refresh_index(repository)
+    with nullcontext() if dry_run else repository.writing():
+        undone = retry_busy(attempt)
+        if undone.changes and not dry_run:
+            refresh_index(repository)
     return undone
 
 

@@ -24,6 +24,7 @@ def test_the_commands():
     assert [
         *["pack", "install", "remove", "status", "list", "show", "eval", "delete", "export", "import", "verify"],
         *["log", "diff", "reflog", "branch", "tag", "merge", "restore", "revert", "undelete", "lock", "sync"],
+        *["gc", "fsck", "stats"],
     ] == COMMANDS
 
 
@@ -120,6 +121,9 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json):
         "export": run_json("export", "math", tmp_path / "math.tar"),
         "import": run_json("import", tmp_path / "math.tar"),
         "verify": run_json("verify"),
+        "gc": run_json("gc", "--now", "-y"),
+        "stats": run_json("stats"),
+        "fsck": run_json("fsck", "--full"),
         "delete": run_json("delete", "math", "-y"),
         **history(run_json, model, tmp_path),
     }

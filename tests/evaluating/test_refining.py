@@ -12,10 +12,8 @@ import skillpack
 from skillpack.checkpoint import open_checkpoint
 from skillpack.delta import find_delta
 from skillpack.errors import DataError, UsageError
-from skillpack.evaluating.scores import divergence
 from skillpack.evaluating.trials import Trials, open_trials
 from skillpack.live.models import open_model, open_tokenizer
-from skillpack.live.predictions import predict
 from skillpack.packing.divergence import Candidates
 from skillpack.packing.packer import Goal, Packer
 from skillpack.packing.refining import _Lessons, _movable, _Tensor, refine
