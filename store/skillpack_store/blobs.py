@@ -90,12 +90,20 @@ class BlobStore:
         try:
             if announced is not None:
                 hashing.compare(announced)
-            self._settle(temporary, hashing.digest)
+            self.settle(temporary, hashing.digest)
         except BaseException:
             with contextlib.suppress(OSError):
                 disk.unlink(temporary)
             raise
         return WrittenBlob(hashing.digest, hashing.size)
+
+    def refresh(self, digest: str) -> bool:
+        """Set the modification time of a blob to now, which protects it from a garbage collection that runs now.
+
+        Returns:
+            Whether it is still there.
+        """
+        return _refresh(self.path(digest)) or self.has(digest)
 
     def open(self, digest: str) -> BinaryIO:
         """Open the blob's file for reading, unverified; see ``stream`` for content that is checked.
@@ -158,8 +166,13 @@ class BlobStore:
             names = sorted(path.name for path in self.folder.iterdir())
             yield from (f"sha256:{name}" for name in names if _HEX.fullmatch(name))
 
-    def _settle(self, temporary: Path, digest: str) -> None:
-        """Give a complete temporary file its name, unless an intact file has it."""
+    def settle(self, temporary: Path, digest: str) -> None:
+        """Give a complete file its name, unless an intact file has it; the temporary name is gone afterwards.
+
+        Args:
+            temporary: A file on the same file system whose content has the digest and is synced.
+            digest: The digest.
+        """
         path = self.path(digest)
         if self._is_intact(digest) and _refresh(path):
             disk.unlink(temporary)

@@ -3,6 +3,9 @@
 A ref is a folder of numbered entries, ``refs/<kind>/<name>/<n>``. The highest number is the ref, the rest its log.
 A new entry is created with the next number by a hard link, which fails if somebody else created it first: that is the
 compare-and-swap, and it needs no lock. Deletion is an entry without a digest.
+
+``heads`` are branches, ``tags`` tags, ``referrers`` lists of attachments. ``remotes/<remote>/<branch>`` is what a
+branch of a remote named when it was last looked at.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ __all__ = ["RefStore", "RefValue", "check_ref", "retry_busy"]
 
 T = TypeVar("T")
 
-KINDS = ("heads", "tags", "referrers")
+KINDS = ("heads", "tags", "referrers", "remotes")
+SHARED_KINDS = ("heads", "tags", "referrers")  # what other tools and other stores see; the rest is a store's own
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _NAME_LIMIT = 100  # characters
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -94,14 +98,15 @@ class RefStore:
         return [_read_entry(folder / str(number), number) for number in reversed(_numbers(folder))]
 
     def list(self, kind: str) -> dict[str, RefValue]:
-        """Return the refs of one kind (``heads``, ``tags`` or ``referrers``) that are not deleted, sorted by name.
+        """Return the refs of one kind (one of ``KINDS``) that are not deleted, sorted by name.
 
         Raises:
             CorruptStoreError: The newest entry of one of them cannot be read.
         """
-        folder = self.folder / kind
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        values = {name: self.read(f"{kind}/{name}") for name in names if _is_name(name)}
+        names = _names(self.folder / kind)
+        if kind == "remotes":
+            names = [f"{remote}/{branch}" for remote in names for branch in _names(self.folder / kind / remote)]
+        values = {name: self.read(f"{kind}/{name}") for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
     def _append(self, name: str, digest: str | None, expected: str | None) -> RefValue:
@@ -136,7 +141,10 @@ class RefStore:
         kind, _, rest = name.partition("/")
         if kind not in KINDS:
             raise StoreError(f"{name[:120]!r} is not a ref: it must start with one of {', '.join(KINDS)} and a slash.")
-        return self.folder / kind / check_ref(rest)
+        if kind != "remotes":
+            return self.folder / kind / check_ref(rest)
+        remote, _, branch = rest.partition("/")
+        return self.folder / kind / check_ref(remote) / check_ref(branch)
 
 
 def retry_busy(attempt: Callable[[], T], *, patience: float = 60.0) -> T:
@@ -190,6 +198,10 @@ def _is_name(name: str) -> bool:
         # A device name stays one with any extension on Windows.
         and _RESERVED.fullmatch(name.lower().split(".")[0]) is None
     )
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if _is_name(path.name)) if folder.is_dir() else []
 
 
 def _numbers(folder: Path) -> list[int]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Repository"]
 
 LAYOUT = canonical_json({"imageLayoutVersion": "1.0.0"})
-_OWN_NAMES = {"blobs", "index.json", "refs"}
+_OWN_NAMES = {"blobs", "incoming", "index.json", "refs", "remotes.json"}
 
 T = TypeVar("T")
 

@@ -13,18 +13,19 @@ from skillpack_store import disk
 from skillpack_store.descriptors import Descriptor, canonical_json, parse_json
 from skillpack_store.documents import COMMIT_TYPE, INDEX
 from skillpack_store.errors import NotFoundError, StoreError
-from skillpack_store.refs import KINDS
+from skillpack_store.refs import SHARED_KINDS, check_ref
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from skillpack_store.repository import Repository
 
-__all__ = ["REF_NAME", "refresh_index"]
+__all__ = ["INDEX_LIMIT", "REF_NAME", "merge_index", "read_index", "ref_entries", "refresh_index"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _OURS = "org.skillpack.ref"
-_LIMIT = 64 << 20  # bytes
+INDEX_LIMIT = 64 << 20  # bytes
 
 
 def refresh_index(repository: Repository) -> None:
@@ -37,33 +38,73 @@ def refresh_index(repository: Repository) -> None:
     with contextlib.suppress(OSError, StoreError):
         refs = _current(repository)
         while True:
-            _write(path, _entries(repository, refs))
+            _write(path, ref_entries(refs, lambda digest: _size(repository, digest)))
             # Whoever writes last looks again after writing, so the last version is never older than the refs.
             seen, refs = refs, _current(repository)
             if refs == seen:
                 return
 
 
+def ref_entries(refs: Mapping[str, str], size_of: Callable[[str], int | None]) -> list[dict[str, Any]]:
+    """Return the entries that show refs in an ``index.json``.
+
+    Args:
+        refs: ``heads/<branch>``, ``tags/<tag>`` or ``referrers/sha256-<hex>`` -> digest.
+        size_of: Digest -> size in bytes; a ref whose blob has none (None) is left out.
+    """
+    entries = []
+    for ref, digest in sorted(refs.items()):
+        kind, _, name = ref.partition("/")
+        shown = ref if kind == "heads" and f"tags/{name}" in refs else name
+        size = size_of(digest)
+        if size is not None:
+            artifact_type = "" if kind == "referrers" else COMMIT_TYPE
+            entries.append(Descriptor(digest, size, INDEX, artifact_type, {REF_NAME: shown, _OURS: ref}).to_json())
+    return entries
+
+
+def merge_index(old: bytes, entries: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return an ``index.json`` with these entries for ours and with what others put into ``old``."""
+    document = _parse(old)
+    foreign = [entry for entry in document.get("manifests", []) if not _is_ours(entry)]
+    document.update(schemaVersion=2, mediaType=INDEX, manifests=[*entries, *foreign])
+    return canonical_json(document)
+
+
+def read_index(data: bytes) -> dict[str, Descriptor]:
+    """Return the refs that an ``index.json`` shows, ``heads/<branch>`` and so on.
+
+    Raises:
+        ValueError: It is not an index, or one of our entries in it is malformed.
+    """
+    document = parse_json(data, limit=INDEX_LIMIT)
+    if not isinstance(document, dict) or not isinstance(document.get("manifests"), list):
+        raise ValueError("it is not an image index")  # noqa: TRY004  a document's value, not a caller's
+    shown = {}
+    for entry in filter(_is_ours, document["manifests"]):
+        blob = Descriptor.from_json(entry)
+        kind, _, name = blob.annotations[_OURS].partition("/")
+        if kind not in SHARED_KINDS:
+            raise ValueError(f"{blob.annotations[_OURS][:120]!r} is not a ref")
+        shown[f"{kind}/{check_ref(name)}"] = blob
+    return shown
+
+
 def _current(repository: Repository) -> dict[str, str]:
     """Return ``kind/name`` -> digest."""
     return {
         f"{kind}/{name}": value.digest
-        for kind in KINDS
+        for kind in SHARED_KINDS
         for name, value in repository.refs.list(kind).items()
         if value.digest is not None
     }
 
 
-def _entries(repository: Repository, refs: dict[str, str]) -> list[dict[str, Any]]:
-    entries = []
-    for ref, digest in sorted(refs.items()):
-        kind, _, name = ref.partition("/")
-        shown = ref if kind == "heads" and f"tags/{name}" in refs else name
-        with contextlib.suppress(NotFoundError):
-            size = repository.blobs.size(digest)
-            artifact_type = "" if kind == "referrers" else COMMIT_TYPE
-            entries.append(Descriptor(digest, size, INDEX, artifact_type, {REF_NAME: shown, _OURS: ref}).to_json())
-    return entries
+def _size(repository: Repository, digest: str) -> int | None:
+    try:
+        return repository.blobs.size(digest)
+    except NotFoundError:
+        return None
 
 
 def _write(path: Path, entries: list[dict[str, Any]]) -> None:
@@ -71,17 +112,14 @@ def _write(path: Path, entries: list[dict[str, Any]]) -> None:
         old = path.read_bytes()
     except FileNotFoundError:
         old = b""
-    document = _parse(old)
-    foreign = [entry for entry in document.get("manifests", []) if not _is_ours(entry)]
-    document.update(schemaVersion=2, mediaType=INDEX, manifests=entries + foreign)
-    new = canonical_json(document)
+    new = merge_index(old, entries)
     if new != old:
         disk.replace(path, [new])
 
 
 def _parse(data: bytes) -> dict[str, Any]:
     try:
-        document = parse_json(data, limit=_LIMIT)
+        document = parse_json(data, limit=INDEX_LIMIT)
     except ValueError:
         return {}
     return document if isinstance(document, dict) and isinstance(document.get("manifests"), list) else {}
