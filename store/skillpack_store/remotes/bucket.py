@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from skillpack_store.descriptors import canonical_json, parse_digest, parse_json
 from skillpack_store.errors import BusyError, CorruptStoreError, NotFoundError, RemoteError, StoreError
 from skillpack_store.refs import SHARED_KINDS, check_ref
-from skillpack_store.remotes.objects import CLIENT, RETRY, blob_path, need_obstore, read_object, translated
+from skillpack_store.remotes.objects import CLIENT, RETRY, blob_path, need_obstore, object_size, read_object, translated
 from skillpack_store.repository import LAYOUT
 from skillpack_store.view import INDEX_LIMIT, merge_index, ref_entries
 
@@ -127,13 +127,7 @@ class BucketRemote:
         return True
 
     def _size(self, digest: str) -> int | None:
-        import obstore
-
-        try:
-            with translated(self.url):
-                return obstore.head(self._store, blob_path(digest))["size"]
-        except NotFoundError:
-            return None
+        return object_size(self._store, self.url, blob_path(digest))
 
     def _numbers(self, prefix: str) -> dict[str, int]:
         """Return ref -> number of its newest entry, of the refs below a prefix."""

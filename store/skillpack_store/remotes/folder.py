@@ -50,7 +50,7 @@ class FolderRemote:
 
     def sizes(self, blobs: Iterable[Descriptor]) -> Mapping[str, int]:
         """See ``Remote``."""
-        found = {}
+        found: dict[str, int] = {}
         with translated_os_errors(self.url):
             store = self._store()
             if store is None:

@@ -11,7 +11,7 @@ from skillpack_store.errors import NotFoundError, RefusedError, RemoteError, Sto
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["CLIENT", "RETRY", "blob_path", "need_obstore", "read_object", "translated"]
+__all__ = ["CLIENT", "RETRY", "blob_path", "need_obstore", "object_size", "read_object", "translated"]
 
 CHUNK = 1 << 20  # bytes
 # Requests that fail are tried again here, for a short time; longer interruptions are the business of the transfer.
@@ -61,6 +61,17 @@ def read_object(store: Any, url: str, path: str, start: int = 0) -> Iterator[byt
             data = bytes(chunk)
             yield data[passed_over:]
             passed_over -= min(passed_over, len(data))
+
+
+def object_size(store: Any, url: str, path: str) -> int | None:
+    """Return the size of an object in bytes; None if it is not there."""
+    import obstore
+
+    try:
+        with translated(url):
+            return obstore.head(store, path)["size"]
+    except NotFoundError:
+        return None
 
 
 @contextmanager

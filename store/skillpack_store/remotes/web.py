@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from skillpack_store.errors import NotFoundError, RefusedError, RemoteError, StoreError
-from skillpack_store.remotes.objects import CLIENT, RETRY, blob_path, need_obstore, read_object, translated
+from skillpack_store.remotes.objects import CLIENT, RETRY, blob_path, need_obstore, object_size, read_object, translated
 from skillpack_store.view import INDEX_LIMIT, read_index
 
 if TYPE_CHECKING:
@@ -50,16 +50,8 @@ class WebRemote:
 
     def sizes(self, blobs: Iterable[Descriptor]) -> Mapping[str, int]:
         """See ``Remote``."""
-        import obstore
-
-        found = {}
-        for blob in blobs:
-            try:
-                with translated(self.url):
-                    found[blob.digest] = obstore.head(self._store, blob_path(blob.digest))["size"]
-            except NotFoundError:
-                continue
-        return found
+        sizes = {blob.digest: object_size(self._store, self.url, blob_path(blob.digest)) for blob in blobs}
+        return {digest: size for digest, size in sizes.items() if size is not None}
 
     def read(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """See ``Remote``."""
@@ -88,8 +80,9 @@ def open_remote(url: str, *, insecure: bool = False, **options: Any) -> WebRemot
         raise RefusedError(
             f"{url} is plain HTTP, which anybody in between can answer.", hint="Use https, or allow it with --insecure."
         )
+    client: Any = {**CLIENT, "allow_http": plain}
     with translated(url):
-        store = HTTPStore(url, client_options={**CLIENT, "allow_http": plain}, retry_config=RETRY)
+        store = HTTPStore(url, client_options=client, retry_config=RETRY)
     return WebRemote(store, url.rstrip("/"))
 
 
