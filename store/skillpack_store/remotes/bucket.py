@@ -171,9 +171,13 @@ def open_remote(url: str, **options: Any) -> BucketRemote:
 
     parts = urlsplit(url)
     kind: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[parts.scheme]
-    client = {**CLIENT, "allow_http": True} if options.get("insecure") else CLIENT
+    # As configuration: obstore's client_options would turn off what the environment says of the client, such as
+    # AWS_ALLOW_HTTP and proxies.
+    client = {key: f"{value.total_seconds():.0f} seconds" for key, value in CLIENT.items()}
+    if options.get("insecure"):
+        client["allow_http"] = "true"
     with translated(url):
-        store = kind(parts.netloc, prefix=parts.path.strip("/") or None, client_options=client, retry_config=RETRY)
+        store = kind(parts.netloc, prefix=parts.path.strip("/") or None, config=client, retry_config=RETRY)
     return BucketRemote(store, url)
 
 

@@ -271,20 +271,21 @@ def test_lists_of_attachments_are_merged(writable, ada, bob):
         verify_everything(repository)
 
 
-def test_a_damaged_blob_at_rest_is_named_and_refused(place, ada, bob):
+def test_a_damaged_blob_at_rest_is_named_and_refused(place, ada, tmp_path):
     first = commit_skill(ada, "math", "one")
     push(ada, place.writer(), None)
     layer = ada.skill_manifest(first.skills["math"].digest).layers[0]
     for digest, size in ((layer.digest, layer.size), (first.digest, 10_000), (first.skills["math"].digest, 10_000)):
         good = ada.blobs.read(digest, limit=size)
         place.replace(digest, bytes([good[0] ^ 1]) + good[1:])
+        bob = Repository.create(tmp_path / digest)
         with pytest.raises(CorruptStoreError, match=digest):
             pull(bob, place.open(), None)
         assert bob.branches() == {}
         assert [found for found in bob.blobs if found == digest] == []
         place.replace(digest, good)
-    pull(bob, place.open(), None)
-    verify_everything(bob)
+        pull(bob, place.open(), None)
+        verify_everything(bob)
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["broken", "truncated"])
@@ -324,20 +325,21 @@ def test_a_connection_that_stays_broken(place, ada, bob):
      lambda data: data * 3],
     ids=["longer", "first byte", "last byte", "empty", "three times"],
 )  # fmt: skip
-def test_wrong_answers_are_refused(change, place, ada, bob):
+def test_wrong_answers_are_refused(change, place, ada, tmp_path):
     first = commit_skill(ada, "math", "one")
     ada.attach(first.skills["math"], CARD, [(b"card", "text/plain", "x")])
     push(ada, place.writer(), None)
     reached = {digest for digest in ada.blobs if digest not in ls_remote(place.open()).values()}
     for digest in [*reached, first.digest]:
+        bob = Repository.create(tmp_path / digest)
         with pytest.raises((CorruptStoreError, RemoteError)) as caught:
             pull(bob, Changing(place.open(), change, digest), None)
         assert digest in caught.value.message
         assert bob.branches() == {}
         for found in bob.blobs:
             bob.blobs.verify(found)
-    pull(bob, place.open(), None)
-    verify_everything(bob)
+        pull(bob, place.open(), None)
+        verify_everything(bob)
 
 
 KILLED = """
@@ -355,7 +357,10 @@ remote = Dying(open_remote(url), int(number), kill=True)
 def killed(number, action, store, url):
     """Run in a process that is killed at the n-th step; returns whether it was."""
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(number), action, str(store), url], capture_output=True, text=True, check=False
+        [sys.executable, "-c", KILLED, str(number), action, str(store), url],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode in {0, -9}, done.stderr
     return done.returncode == -9
