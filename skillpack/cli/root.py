@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from skillpack.cli import evaluating, failures, folders, library, packing, showing
+from skillpack.cli import evaluating, failures, folders, library, packing, remotes, showing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,6 +76,12 @@ for _command in (
     library.export,
     library.import_,
     library.verify,
+    remotes.remote,
+    remotes.push,
+    remotes.pull,
+    remotes.fetch,
+    remotes.clone,
+    remotes.ls_remote,
 ):
     root.add_command(_command)
 

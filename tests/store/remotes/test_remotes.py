@@ -209,7 +209,7 @@ def test_a_branch_is_not_moved_back(writable, ada, bob):
     pull(bob, writable.open(), None)
     new = commit_skill(ada, "math", "two")
     push(ada, writable.open(), None)
-    with pytest.raises(DivergedError, match="Pull first|is at") as caught:
+    with pytest.raises(DivergedError, match="is at") as caught:
         push(bob, writable.open(), None)
     assert new.digest in caught.value.message
     assert old.digest in caught.value.message
