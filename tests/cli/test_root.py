@@ -21,11 +21,11 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 
 
 def test_the_commands():
-    assert list(COMMANDS) == (
-        ["pack", "install", "remove", "status", "list", "show", "eval", "delete", "export", "import", "verify"]
-        + ["remote add", "remote list", "remote remove", "remote set-url"]
-        + ["push", "pull", "fetch", "clone", "ls-remote"]
-    )
+    assert list(COMMANDS) == [
+        *["pack", "install", "remove", "status", "list", "show", "eval", "delete", "export", "import", "verify"],
+        *["remote add", "remote list", "remote remove", "remote set-url"],
+        *["push", "pull", "fetch", "clone", "ls-remote"],
+    ]
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

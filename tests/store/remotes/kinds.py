@@ -19,11 +19,13 @@ class Kind:
     Attributes:
         writable: Things are pushed by ``open``; otherwise by ``writer``, to a place that ``open`` shows.
         races: Two pushes in the same moment are told apart.
+        stride: Of so many steps one is tried where every step would take too long.
     """
 
     name: str
     writable = True
     races = True
+    stride = 1
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,13 +62,6 @@ class Folder(Kind):
         path.write_bytes(content)
 
 
-class FileUrl(Folder):
-    name = "file"
-
-    def url(self):
-        return f"file://{self.folder}/remote"
-
-
 class Memory(Kind):
     name = "memory"
 
@@ -99,6 +94,7 @@ class Bucket(Kind):
     """S3 by moto's server over HTTP; one server for all tests, a bucket for each."""
 
     name = "s3"
+    stride = 4
     _server = None
     _count = 0
 
@@ -135,11 +131,13 @@ class Bucket(Kind):
         return f"s3://{self.bucket}/my/skills"
 
     def replace(self, digest, content):
+        self.put(f"blobs/sha256/{digest.removeprefix('sha256:')}", content)
+
+    def put(self, path, content):
         import boto3
 
         client = boto3.client("s3", endpoint_url=self.endpoint)
-        key = f"my/skills/blobs/sha256/{digest.removeprefix('sha256:')}"
-        client.put_object(Bucket=self.bucket, Key=key, Body=content)
+        client.put_object(Bucket=self.bucket, Key=f"my/skills/{path}", Body=content)
 
     def close(self):
         for name in self.environment:
@@ -151,6 +149,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     ranges = True
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
 
     def log_message(self, *arguments):
         pass
@@ -196,4 +196,4 @@ class Web(Folder):
         self.server.server_close()
 
 
-KINDS = [Folder, FileUrl, Memory, Archive, Bucket, Web]
+KINDS = [Folder, Memory, Archive, Bucket, Web]

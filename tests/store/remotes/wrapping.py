@@ -45,6 +45,7 @@ class Wrapped:
         for chunk in self.inner.read(blob, start):
             with self.lock:
                 self.got += len(chunk)
+            self.step("chunk")
             yield chunk
 
     def write(self, blob, chunks):
