@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -30,6 +31,8 @@ from skillpack_store.transfer import ls_remote, pull, push
 from tests.store.remotes.kinds import Bucket, Handler, Web
 from tests.store.remotes.wrapping import Wrapped
 from tests.store.skills import WHO, commit_skill, verify_everything
+
+INSTALLABLE = shutil.which("apt-get") is not None and os.geteuid() == 0
 
 
 @pytest.fixture
@@ -60,8 +63,6 @@ def test_a_folder_that_is_a_file(ada, tmp_path):
 
 def test_what_a_push_relies_on_is_fresh(ada, tmp_path):
     """A blob that is there already is protected from a garbage collection by its time."""
-    import os
-
     commit_skill(ada, "math", "one")
     remote = FolderRemote(tmp_path / "stick")
     push(ada, remote, None, branches=["main"])
@@ -77,9 +78,13 @@ def test_what_a_push_relies_on_is_fresh(ada, tmp_path):
 
 
 def test_skopeo_reads_a_pushed_archive(ada, tmp_path):
-    """Debian's skopeo copies every image of the commit's index, digests unchanged."""
+    """It finds the commit under the branch's name and copies every skill in it, digests unchanged.
+
+    The index around them it writes anew (1.9 leaves out artifactType), so no --preserve-digests here.
+    """
     if shutil.which("skopeo") is None:
-        pytest.skip("skopeo is not installed; .ci/run installs it where it can")
+        assert not INSTALLABLE, "skopeo is missing: apt-get install skopeo, as .ci/run does"
+        pytest.skip("skopeo is not installed, and only root can install it with apt-get")
     commit = commit_skill(ada, "math", "one")
     commit_skill(ada, "code", "two")
     push(ada, ArchiveRemote(tmp_path / "x.tar"), None)
@@ -90,14 +95,13 @@ def test_skopeo_reads_a_pushed_archive(ada, tmp_path):
     (tmp_path / "policy.json").write_text('{"default":[{"type":"insecureAcceptAnything"}]}')
     subprocess.run(
         [
-            *["skopeo", "--policy", str(tmp_path / "policy.json"), "copy", "--all", "--preserve-digests"],
+            *["skopeo", "--policy", str(tmp_path / "policy.json"), "copy", "--all"],
             *[f"oci-archive:{tmp_path}/x.tar:main", f"oci:{tmp_path}/copy:main"],
         ],
         check=True,
         capture_output=True,
     )
     copied = {f"sha256:{path.name}" for path in (tmp_path / "copy" / "blobs" / "sha256").iterdir()}
-    assert ada.branches()["main"] in copied
     for skill in ada.skills().values():
         manifest = ada.skill_manifest(skill.digest)
         assert {skill.digest, manifest.config.digest, *(layer.digest for layer in manifest.layers)} <= copied
