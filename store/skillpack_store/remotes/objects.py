@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CLIENT", "RETRY", "blob_path", "need_obstore", "object_size", "read_object", "translated"]
 
-CHUNK = 1 << 20  # bytes
 # Requests that fail are tried again here, for a short time; longer interruptions are the business of the transfer.
 RETRY: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 # For one request, a part of a blob at most; what arrived before it ran out is gone on from.
@@ -57,7 +56,8 @@ def read_object(store: Any, url: str, path: str, start: int = 0) -> Iterator[byt
             # The server knows no ranges and sent all of it.
             found = obstore.get(store, path)
             passed_over = start
-        for chunk in found.stream(min_chunk_size=CHUNK):
+        # As it comes in: what waits to fill a larger chunk is lost when the connection breaks.
+        for chunk in found.stream(min_chunk_size=1):
             data = bytes(chunk)
             yield data[passed_over:]
             passed_over -= min(passed_over, len(data))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
 import threading
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -290,6 +293,51 @@ def test_a_server_without_ranges(ada, tmp_path):
         store = place.open()._store
         whole = b"".join(read_object(store, "x", "index.json"))
         assert b"".join(read_object(store, "x", "index.json", 7)) == whole[7:]
+    finally:
+        place.close()
+
+
+class Breaking(Handler):
+    """Announces all of a blob and hangs up after 40,000 bytes of it."""
+
+    def do_GET(self):
+        path = Path(self.translate_path(self.path))
+        if "blobs" not in path.parts or path.stat().st_size < 50_000:
+            super().do_GET()
+            return
+        content = path.read_bytes()
+        found = re.fullmatch(r"bytes=(\d+)-.*", self.headers.get("Range", ""))
+        start = int(found[1]) if found else 0
+        self.asked.append(start)
+        self.send_response(206 if found else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        if found:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        self.wfile.write(content[start : start + 40_000])
+        self.wfile.flush()
+        self.close_connection = True
+        self.connection.close()
+
+    asked: ClassVar[list[int]] = []
+
+
+class BreakingWeb(Web):
+    handler = Breaking
+
+
+def test_a_server_that_hangs_up(ada, bob, tmp_path):
+    place = BreakingWeb(tmp_path)
+    try:
+        skill = ada.put_skill(b"{}", "a/config", [([os.urandom(150_000)], "a/layer")])
+        ada.commit("main", lambda _: {"big": skill}, message="", **WHO)
+        push(ada, place.writer(), None)
+        Breaking.asked.clear()
+        pull(bob, place.open(), None)
+        verify_everything(bob)
+        assert Breaking.asked[0] == 0
+        assert all(start > 0 for start in Breaking.asked[1:])
+        assert len(Breaking.asked) == 4
     finally:
         place.close()
 
