@@ -14,28 +14,31 @@ from skillpack_store.remotes.listing import RemoteList
 from skillpack_store.transfer import fetch, ls_remote, pull, pull_skills, push
 from tests import crash
 from tests.store.remotes.wrapping import Death, Dying
-from tests.store.skills import WHO, commit_skill, verify_everything
+from tests.store.skills import WHO, commit_skill
 
 CARD = "application/vnd.skillpack.card.v1"
 
 
 def whole(repository):
-    """Hash everything that any ref names."""
-    verify_everything(repository)
-    for value in repository.refs.list("remotes").values():
-        waiting = [value.digest]
-        while waiting:
-            commit = repository.read_commit(waiting.pop())
-            waiting.extend(commit.parents)
-            for skill in commit.skills.values():
-                manifest = repository.skill_manifest(skill.digest)
-                for blob in (manifest.config, *manifest.layers):
-                    repository.blobs.verify(blob.digest)
-    for name in repository.refs.list("referrers"):
-        for entry in repository.referrers(name.replace("-", ":", 1)):
-            for file in repository.attachment(entry.digest).files:
-                repository.blobs.verify(file.digest)
-    for digest in repository.blobs:
+    """Hash everything that any ref names, at any distance, and everything else that has a digest for a name."""
+    found = refs(repository)
+    waiting = [digest for ref, digest in found.items() if not ref.startswith("referrers/")]
+    seen, skills = set(waiting), set()
+    while waiting:
+        commit = repository.read_commit(waiting.pop())
+        waiting.extend(set(commit.parents) - seen)
+        seen.update(commit.parents)
+        skills.update(skill.digest for skill in commit.skills.values())
+    needed = set(seen)
+    for digest in skills:
+        manifest = repository.skill_manifest(digest)
+        needed.update(blob.digest for blob in (manifest.config, *manifest.layers))
+    for subject in (ref.removeprefix("referrers/").replace("-", ":", 1) for ref in found if "referrers/" in ref):
+        for entry in repository.referrers(subject):
+            needed.update(file.digest for file in repository.attachment(entry.digest).files)
+    there = set(repository.blobs)
+    assert needed <= there
+    for digest in there:
         repository.blobs.verify(digest)
 
 
@@ -158,7 +161,8 @@ def test_a_death_at_any_network_operation_of_a_push(writable, ada, bob, tmp_path
         number += writable.stride
         old = ls_remote(writable.open())
         commit = commit_skill(ada, "math", f"text {number}")
-        ada.tag(f"v{number}", commit)
+        if number % 10 == 1:
+            ada.tag(f"v{number}", commit)
         ada.attach(commit.skills["math"], CARD, [(b"card %d" % number, "text/plain", "x")])
         try:
             push(ada, Dying(writable.open(), number), None, all_tags=True, jobs=1)
@@ -171,7 +175,8 @@ def test_a_death_at_any_network_operation_of_a_push(writable, ada, bob, tmp_path
             whole(watcher)
         push(ada, writable.open(), None, all_tags=True, jobs=1)
     assert number > 8
-    assert set(reached) == {True, False}
+    # Where only some steps are tried, those after the branch moved may not be among them.
+    assert set(reached) == {True, False} or (writable.stride > 1 and reached)
     pull(bob, writable.open(), None)
     assert (bob.branches(), bob.tags()) == (ada.branches(), ada.tags())
     assert refs(bob) == refs(ada)
