@@ -171,7 +171,7 @@ def test_who_pushes_second_is_told_and_loses_nothing(writable, ada, bob):
 def test_two_pushes_in_the_same_moment(writable, ada, bob):
     """Both have looked at the remote before either moves its branch."""
     if not writable.races:
-        pytest.skip("only the whole file can be replaced; see test_archive_remote")
+        pytest.skip("only the whole file can be replaced: see test_two_pushes_into_one_file")
     commit_skill(ada, "math", "one")
     push(ada, writable.open(), None)
     pull(bob, writable.open(), None)
