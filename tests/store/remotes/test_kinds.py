@@ -191,8 +191,13 @@ def test_a_put_that_was_sent_twice_is_not_taken_for_somebody_else(bucket, ada, m
 
     monkeypatch.setattr(type(remote), "_create", twice)
     push(ada, remote, None)
-    assert ls_remote(bucket.open())["heads/main"] == ada.branches()["main"]
-    assert len(list(remote._numbers("refs"))) == 1
+    first = ada.branches()["main"]
+    remote.update_ref("heads/main", None, expected=first)
+    remote.update_ref("heads/main", first, expected=None)
+    assert remote._numbers("refs") == {"heads/main": 3}
+    assert ls_remote(bucket.open())["heads/main"] == first
+    with pytest.raises(BusyError):
+        remote.update_ref("heads/main", None, expected=digest_of(b"other"))
 
 
 def test_a_large_blob_goes_in_parts(bucket, ada, bob, monkeypatch):

@@ -6,14 +6,17 @@ if anything is written before what it refers to, on either side.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from skillpack_store import Repository
+from skillpack_store.blobs import BlobStore
 from skillpack_store.remotes.folder import FolderRemote
 from skillpack_store.remotes.listing import RemoteList
 from skillpack_store.transfer import fetch, ls_remote, pull, pull_skills, push
 from tests import crash
-from tests.store.remotes.wrapping import Death, Dying
+from tests.store.remotes.wrapping import Death, Dying, Wrapped
 from tests.store.skills import WHO, commit_skill
 
 CARD = "application/vnd.skillpack.card.v1"
@@ -137,6 +140,71 @@ def test_a_crash_at_any_file_operation_of_a_first_push(tmp_path):
         assert ls_remote(FolderRemote(folder / "stick")) == ls_remote(FolderRemote(folder / "ada"))
 
     crash.check_every_crash(recording, check)
+
+
+def children(data):
+    """What a document refers to."""
+    document = json.loads(data)
+    parents = document.get("annotations", {}).get("org.skillpack.parents", "").split()
+    named = [*document.get("manifests", []), *document.get("layers", [])]
+    named += [document[key] for key in ("config", "subject") if key in document]
+    return {entry["digest"] for entry in named} | set(parents)
+
+
+def is_document(data):
+    return data.startswith(b"{") and b'"schemaVersion":2' in data
+
+
+def test_a_push_writes_what_is_referred_to_first(writable, ada):
+    """Of every document that is written, everything that it refers to is there."""
+
+    class Checking(Wrapped):
+        checked = 0
+
+        def write(self, blob, chunks):
+            data = b"".join(chunks())
+            for digest in children(data) if is_document(data) else ():
+                assert digest in written, f"{digest} was not written before {blob.digest}"
+                self.checked += 1
+            super().write(blob, chunks)
+            written.add(blob.digest)
+
+        def update_ref(self, ref, digest, *, expected):
+            assert digest in written
+            super().update_ref(ref, digest, expected=expected)
+
+    written = set()
+    first = commit_skill(ada, "math", "one")
+    commit_skill(ada, "code", "two")
+    card = ada.attach(first.skills["math"], CARD, [(b"one", "text/plain", "x")])
+    ada.attach(card, CARD, [(b"about the card", "text/plain", "x")])
+    ada.tag("v1", first)
+    remote = Checking(writable.open())
+    push(ada, remote, None, all_tags=True)
+    assert remote.checked > 15
+
+
+def test_a_pull_names_what_is_referred_to_first(place, ada, bob, monkeypatch):
+    """Of every document that gets its name in the store, everything that it refers to has its name already."""
+    first = commit_skill(ada, "math", "one")
+    commit_skill(ada, "code", "two")
+    card = ada.attach(first.skills["math"], CARD, [(b"one", "text/plain", "x")])
+    ada.attach(card, CARD, [(b"about the card", "text/plain", "x")])
+    push(ada, place.writer(), None)
+    settle = BlobStore.settle
+    checked = []
+
+    def checking(self, temporary, digest):
+        data = temporary.read_bytes()
+        for child in children(data) if is_document(data) else ():
+            assert self.has(child), f"{child} was not there before {digest}"
+            checked.append(child)
+        settle(self, temporary, digest)
+
+    monkeypatch.setattr(BlobStore, "settle", checking)
+    pull(bob, place.open(), None)
+    assert len(checked) > 15
+    whole(bob)
 
 
 def test_a_crash_while_remotes_are_edited(tmp_path):
