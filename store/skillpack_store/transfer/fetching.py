@@ -208,16 +208,20 @@ def advance_branch(
     Raises:
         DivergedError: The branch has commits that the other lacks.
     """
-    if old == digest or (old is not None and not force and follows(repository, [old], digest)):
+    if old == digest:
         return None
-    forced = old is not None and not follows(repository, [digest], old, parents)
-    if forced and not force:
+    # The usual case first: it looks at the new commits only, the other one at the whole history.
+    if old is None or follows(repository, [digest], old, parents):
+        return RefChange(f"heads/{branch}", old, digest)
+    if not force and follows(repository, [old], digest):
+        return None
+    if not force:
         raise DivergedError(
             f"Branch {branch} has diverged: it is at {old}, in {url} it is at {digest}, and neither follows the other.",
             hint="Bring them together with skillpack merge; --force makes yours equal to the other one "
             "(its commits stay in the log of the branch).",
         )
-    return RefChange(f"heads/{branch}", old, digest, forced=forced)
+    return RefChange(f"heads/{branch}", old, digest, forced=True)
 
 
 def move_branch(repository: Repository, change: RefChange) -> None:

@@ -14,7 +14,7 @@ from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, canonical_js
 from skillpack_store.documents import INDEX, MANIFEST, build_index
 from skillpack_store.errors import RefusedError
 from skillpack_store.remotes.memory import MemoryRemote
-from skillpack_store.transfer import fetch, ls_remote, pull, push, trying
+from skillpack_store.transfer import ls_remote, pull, push, trying
 from skillpack_store.transfer.ancestry import follows
 from skillpack_store.transfer.arriving import download, read_document
 from skillpack_store.transfer.incoming import Incoming
@@ -239,16 +239,20 @@ def test_a_commit_that_is_there_without_its_parents(ada, bob):
     assert bob.read_commit(first.digest)
 
 
-def test_how_much_is_asked_does_not_grow_with_the_history(ada, bob):
-    """One more commit after forty costs as much as after two."""
+def test_how_much_is_asked_does_not_grow_with_the_history(ada, bob, monkeypatch):
+    """One more commit after forty costs as much as after ten: of the remote, and of documents of the own store."""
     remote = MemoryRemote()
+    reads = []
+    read = Repository.read_document
+    monkeypatch.setattr(Repository, "read_document", lambda *args: reads.append(args[1]) or read(*args))
     asked = []
     for number in range(40):
         commit_skill(ada, f"skill-{number % 5}", f"text {number}")
         sender, receiver = Wrapped(remote), Wrapped(remote)
+        reads.clear()
         push(ada, sender, None)
-        fetch(bob, receiver, "origin")
-        asked.append((len(sender.calls), len(receiver.starts)))
+        pull(bob, receiver, "origin")
+        asked.append((len(sender.calls), len(receiver.starts), len(reads)))
     assert asked[-1] == asked[10] == asked[20]
     assert asked[-1][1] <= 5
 
