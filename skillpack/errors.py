@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, ClassVar
 from skillpack_store.errors import (
     BusyError,
     CorruptStoreError,
+    DivergedError,
     NoStoreError,
     NotFoundError,
+    RefusedError,
+    RemoteError,
     ReportedError,
     StoreError,
 )
@@ -29,6 +32,7 @@ __all__ = [
     "DamagedCheckpointError",
     "DamagedSkillError",
     "DataError",
+    "DivergedError",
     "LockFileError",
     "ModifiedFolderError",
     "NoSpaceError",
@@ -36,6 +40,8 @@ __all__ = [
     "NotFiniteError",
     "NotFoundError",
     "ReadOnlyError",
+    "RefusedError",
+    "RemoteError",
     "ReportedError",
     "SkillPackError",
     "StoreError",

@@ -49,7 +49,7 @@ def test_the_rules_are_applied_to_all_modules():
 
 @pytest.mark.parametrize("module", modules_of("skillpack_store"))
 def test_the_store_knows_nothing_of_models(module):
-    allowed = {*sys.stdlib_module_names, "skillpack_store", "typing_extensions", "filelock", "platformdirs"}
+    allowed = {*sys.stdlib_module_names, "skillpack_store", "typing_extensions", "filelock", "platformdirs", "obstore"}
     assert {name.partition(".")[0] for name in imports(module)} <= allowed
 
 

@@ -15,7 +15,15 @@ from skillpack.settings import HOME_VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-TWINS: Final = {"import": "import_skill", "eval": "evaluate"}
+TWINS: Final = {
+    "import": "import_skill",
+    "eval": "evaluate",
+    "remote add": "add_remote",
+    "remote list": "list_remotes",
+    "remote remove": "remove_remote",
+    "remote set-url": "set_remote_url",
+    "ls-remote": "ls_remote",
+}
 """Commands whose Python twin has another name."""
 
 _VARIABLES: Final = {
@@ -55,8 +63,19 @@ def render() -> str:
     """The whole page, Markdown."""
     context = click.Context(root, info_name="skillpack")
     sections = [_INTRODUCTION, _exit_codes(), _variables(), _COMPLETION]
-    sections += [_section(name, root.commands[name], context) for name in root.list_commands(context)]
+    sections += [_section(name, command, context) for name, command in every_command().items()]
     return "\n".join(sections)
+
+
+def every_command() -> dict[str, click.Command]:
+    """Name -> command, those of groups by both names: ``remote add``."""
+    found: dict[str, click.Command] = {}
+    for name, command in root.commands.items():
+        if isinstance(command, click.Group):
+            found.update({f"{name} {inner}": part for inner, part in command.commands.items()})
+        else:
+            found[name] = command
+    return found
 
 
 def _exit_codes() -> str:

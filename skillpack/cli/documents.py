@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from skillpack.cli.history_documents import HISTORY_KEYS
+from skillpack.cli.remote_documents import REMOTE_KEYS
 from skillpack.cli.upkeep_documents import UPKEEP_KEYS
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "remarks[]": "what could not be measured, and why",
     },
     **HISTORY_KEYS,
+    **REMOTE_KEYS,
 }
 """Command -> path of a key -> its meaning. `[]` stands for every item of a list."""
 

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from skillpack.cli import branching, evaluating, failures, folders, history, library, packing, showing, syncing, upkeep
+from skillpack.cli import (
+    branching,
+    evaluating,
+    failures,
+    folders,
+    history,
+    library,
+    packing,
+    remotes,
+    showing,
+    syncing,
+    upkeep,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +102,12 @@ for _command in (
     upkeep.gc,
     upkeep.fsck,
     upkeep.stats,
+    remotes.remote,
+    remotes.push,
+    remotes.pull,
+    remotes.fetch,
+    remotes.clone,
+    remotes.ls_remote,
 ):
     root.add_command(_command)
 

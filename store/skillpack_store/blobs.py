@@ -126,7 +126,7 @@ class BlobStore:
         try:
             if announced is not None:
                 hashing.compare(announced)
-            self._settle(temporary, hashing.digest)
+            self.settle(temporary, hashing.digest)
         except BaseException:
             with contextlib.suppress(OSError):
                 disk.unlink(temporary)
@@ -194,8 +194,13 @@ class BlobStore:
             names = sorted(path.name for path in self.folder.iterdir())
             yield from (f"sha256:{name}" for name in names if _HEX.fullmatch(name))
 
-    def _settle(self, temporary: Path, digest: str) -> None:
-        """Give a complete temporary file its name, unless an intact file has it."""
+    def settle(self, temporary: Path, digest: str) -> None:
+        """Give a complete file its name, unless an intact file has it; the temporary name is gone afterwards.
+
+        Args:
+            temporary: A file on the same file system whose content has the digest and is synced.
+            digest: The digest.
+        """
         path = self.path(digest)
         if self._is_intact(digest) and self._refreshed(digest):
             disk.unlink(temporary)

@@ -326,10 +326,11 @@ def _is_missing(repository: Repository, digest: str) -> bool:
 
 def _temporary_files(folder: Path) -> Iterator[Path]:
     """Yield the files in a store that look temporary."""
-    for place in ("", "blobs/sha256", "refs/*/*"):
-        for path in folder.glob(f"{place}/.*" if place else ".*"):
+    for place in ("", "blobs/sha256/", "cache/", "refs/*/*/", "refs/remotes/*/*/"):
+        for path in folder.glob(f"{place}.*"):
             if _TEMPORARY.fullmatch(path.name):
                 yield path
+    yield from folder.glob("incoming/*.part")
 
 
 def _clock(folder: Path) -> float:

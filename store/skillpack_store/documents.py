@@ -199,6 +199,15 @@ def artifact_type_of(data: bytes) -> str:
     return str(_open(data, MANIFEST).get("artifactType", ""))
 
 
+def is_index(data: bytes) -> bool:
+    """Tell whether a document is an image index: a commit or a list."""
+    try:
+        _open(data, INDEX)
+    except ValueError:
+        return False
+    return True
+
+
 def build_index(manifests: Sequence[Mapping[str, Any]]) -> bytes:
     """Return an image index of these entries."""
     return _document(INDEX, manifests=list(manifests))

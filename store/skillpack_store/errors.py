@@ -10,9 +10,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BusyError",
     "CorruptStoreError",
+    "DivergedError",
     "MergeConflictError",
     "NoStoreError",
     "NotFoundError",
+    "RefusedError",
     "RemoteError",
     "ReportedError",
     "StoreError",
@@ -78,5 +80,13 @@ class NotFoundError(StoreError):
     """No blob, ref, version or name like this."""
 
 
+class DivergedError(StoreError):
+    """A branch or tag would be moved to a commit that does not follow the one it names."""
+
+
 class RemoteError(StoreError):
     """A remote cannot be reached, refuses, or does not answer as it should."""
+
+
+class RefusedError(RemoteError):
+    """A remote understood and refuses, so that there is no use in trying again."""

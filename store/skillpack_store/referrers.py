@@ -7,6 +7,7 @@ specification gives such a list ("referrers tag schema").
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from skillpack_store.descriptors import Descriptor, parse_digest, parse_media_type
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
     from skillpack_store.repository import Repository
 
-__all__ = ["TITLE", "attach_files", "enlist", "list_referrers", "referrers_index", "referrers_tag"]
+__all__ = [
+    "TITLE",
+    "attach_files",
+    "enlist",
+    "list_referrers",
+    "merge_referrers",
+    "referrers_index",
+    "referrers_tag",
+]
 
 TITLE = "org.opencontainers.image.title"
 
@@ -61,19 +70,34 @@ def _attach_files(
 
 def enlist(repository: Repository, subject: str, attachment: Descriptor) -> None:
     """Add a stored attachment to the list of its subject, unless it is in it."""
+    merge_referrers(repository, {subject: [attachment]})
+
+
+def merge_referrers(repository: Repository, lists: Mapping[str, Sequence[Descriptor]]) -> None:
+    """Add stored attachments to the lists of their subjects; those that are in them are passed over.
+
+    Args:
+        repository: The store.
+        lists: Digest of the subject -> attachments.
+    """
+    for subject, attachments in lists.items():
+        retry_busy(partial(_merge, repository, subject, attachments))
+    if lists:
+        refresh_index(repository)
+
+
+def _merge(repository: Repository, subject: str, attachments: Sequence[Descriptor]) -> None:
     ref = f"referrers/{referrers_tag(subject)}"
-
-    def attempt() -> None:
-        value = repository.refs.read(ref)
-        listed = [] if value is None else list_referrers(repository, subject)
-        if any(entry.digest == attachment.digest for entry in listed):
-            return
-        index = build_index([entry.to_json() for entry in [*listed, attachment]])
-        digest = repository.blobs.put([index]).digest
-        repository.refs.update(ref, digest, expected=None if value is None else value.digest)
-
-    retry_busy(attempt)
-    refresh_index(repository)
+    value = repository.refs.read(ref)
+    listed = [] if value is None else list_referrers(repository, subject)
+    merged = {entry.digest: entry for entry in listed}
+    for attachment in attachments:
+        merged.setdefault(attachment.digest, attachment)
+    if len(merged) == len(listed):
+        return
+    index = build_index([entry.to_json() for entry in merged.values()])
+    digest = repository.blobs.put([index]).digest
+    repository.refs.update(ref, digest, expected=None if value is None else value.digest)
 
 
 def list_referrers(repository: Repository, subject: str) -> list[Descriptor]:

@@ -6,6 +6,8 @@ compare-and-swap, and it needs no lock. Deletion is an entry without a digest.
 
 An entry holds a check value of itself. When the oldest entries are pruned, an empty file ``<n>.pruned`` says up to
 which number, so that an entry that went missing otherwise is noticed.
+``heads`` are branches, ``tags`` tags, ``referrers`` lists of attachments. ``remotes/<remote>/<branch>`` is what a
+branch of a remote named when it was last looked at.
 """
 
 from __future__ import annotations
@@ -32,12 +34,13 @@ __all__ = ["RefStore", "RefValue", "check_ref", "retry_busy"]
 
 T = TypeVar("T")
 
-KINDS = ("heads", "tags", "referrers")
+KINDS = ("heads", "tags", "referrers", "remotes")
+SHARED_KINDS = ("heads", "tags", "referrers")  # what other tools and other stores see; the rest is a store's own
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _NAME_LIMIT = 100  # characters
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _PRUNED = re.compile(r"([1-9][0-9]{0,8})\.pruned")
-_ENTRY_LIMIT = 4096  # bytes
+ENTRY_LIMIT = 4096  # bytes
 _CHECK_LENGTH = 16  # hexadecimal digits
 _RESERVED = re.compile(r"head|con|prn|aux|nul|com[0-9]|lpt[0-9]")
 
@@ -121,7 +124,9 @@ class RefStore:
     def names(self, kind: str) -> list[str]:
         """Return the names of the refs of one kind, sorted, those that are deleted included."""
         folder = self.folder / kind
-        return sorted(filter(_is_name, os.listdir(folder))) if folder.is_dir() else []  # noqa: PTH208  fast
+        if kind != "remotes":
+            return _names(folder)
+        return [f"{remote}/{branch}" for remote in _names(folder) for branch in _names(folder / remote)]
 
     def all_names(self) -> list[str]:
         """Return the names of all refs, deleted ones included, as in ``heads/main``, sorted."""
@@ -163,7 +168,7 @@ class RefStore:
         return {name: max(self.numbers(name), default=0) for name in self.all_names()}
 
     def list(self, kind: str) -> dict[str, RefValue]:
-        """Return the refs of one kind (``heads``, ``tags`` or ``referrers``) that are not deleted, sorted by name.
+        """Return the refs of one kind (one of ``KINDS``) that are not deleted, sorted by name.
 
         Raises:
             CorruptStoreError: The newest entry of one of them cannot be read.
@@ -187,7 +192,7 @@ class RefStore:
         if value.number == 1:
             # Another process may have made the folder and not synced it yet.
             disk.sync_directory(folder.parent)
-        if not disk.write_exclusive(folder / str(value.number), [_entry(value.digest, value.time)]):
+        if not disk.write_exclusive(folder / str(value.number), [build_entry(value.digest, value.time)]):
             raise _moved(name, "something newer", expected)
         return value
 
@@ -206,7 +211,10 @@ class RefStore:
         kind, _, rest = name.partition("/")
         if kind not in KINDS:
             raise StoreError(f"{name[:120]!r} is not a ref: it must start with one of {', '.join(KINDS)} and a slash.")
-        return self.folder / kind / check_ref(rest)
+        if kind != "remotes":
+            return self.folder / kind / check_ref(rest)
+        remote, _, branch = rest.partition("/")
+        return self.folder / kind / check_ref(remote) / check_ref(branch)
 
 
 def retry_busy(attempt: Callable[[], T], *, patience: float = 60.0) -> T:
@@ -262,6 +270,10 @@ def _is_name(name: str) -> bool:
     )
 
 
+def _names(folder: Path) -> list[str]:
+    return sorted(filter(_is_name, os.listdir(folder))) if folder.is_dir() else []  # noqa: PTH208  fast
+
+
 def _numbers(folder: Path) -> list[int]:
     try:
         # Names alone: a branch has an entry for each of its commits.
@@ -276,21 +288,30 @@ def pruned_marks(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in names if match is not None)
 
 
-def _entry(digest: str | None, time: str) -> bytes:
-    return canonical_json({"check": _check(digest, time), "digest": digest, "time": time})
+def build_entry(digest: str | None, time: str, write: str = "") -> bytes:
+    """Return an entry of a ref as it is kept.
+
+    Args:
+        digest: What the ref names; None for nothing.
+        time: When, RFC 3339 in UTC.
+        write: What tells one attempt to write it from another, where answers may get lost.
+    """
+    document = {"digest": digest, "time": time, **({"write": write} if write else {})}
+    check = digest_of(canonical_json(document)).removeprefix("sha256:")[:_CHECK_LENGTH]
+    return canonical_json({**document, "check": check})
 
 
-def _check(digest: str | None, time: str) -> str:
-    content = digest_of(canonical_json({"digest": digest, "time": time}))
-    return content.removeprefix("sha256:")[:_CHECK_LENGTH]
+def parse_entry(data: bytes) -> tuple[str | None, str]:
+    """Return what an entry of a ref names, and since when.
 
-
-def _parse_entry(data: bytes) -> tuple[str | None, str]:
-    document = parse_json(data, limit=_ENTRY_LIMIT)
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: It is damaged.
+    """
+    document = parse_json(data, limit=ENTRY_LIMIT)
     digest = None if document["digest"] is None else parse_digest(document["digest"])
     time = str(document["time"])
     # Entries of the first version had no check value.
-    if document.keys() - {"digest", "time"} and data != _entry(digest, time):
+    if document.keys() - {"digest", "time"} and data != build_entry(digest, time, str(document.get("write", ""))):
         raise ValueError("its check value does not fit")
     return digest, time
 
@@ -299,7 +320,7 @@ def _read_entry(path: Path, number: int) -> RefValue:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
-            return RefValue(number, *_parse_entry(file.read(_ENTRY_LIMIT + 1)))
+            return RefValue(number, *parse_entry(file.read(ENTRY_LIMIT + 1)))
     except FileNotFoundError:
         raise NotFoundError(f"The ref entry {path} is gone.") from None
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:

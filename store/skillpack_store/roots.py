@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from skillpack_store.descriptors import DOCUMENT_LIMIT, digest_of, parse_digest
 from skillpack_store.documents import rfc3339
 from skillpack_store.errors import CorruptStoreError, NotFoundError, StoreError
-from skillpack_store.refs import KINDS
+from skillpack_store.refs import SHARED_KINDS
 from skillpack_store.view import foreign_entries
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def require_roots(repository: Repository, roots: Roots) -> None:
         CorruptStoreError: A folder of refs is missing.
         StoreError: No ref ever named anything.
     """
-    for kind in KINDS:
+    for kind in SHARED_KINDS:
         folder = repository.refs.folder / kind
         if folder.is_symlink() or not folder.is_dir():
             raise CorruptStoreError(

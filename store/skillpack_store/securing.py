@@ -47,7 +47,8 @@ def secure_commit(repository: Repository, digest: str) -> None:
     repository.read_commit(digest)
     repository.blobs.refresh(digest)
     tips = {*repository.branches().values(), *repository.tags().values()}
-    if digest in tips or digest in repository.graph.ancestors(*tips):
+    live = tips if digest in tips else set(repository.graph.ancestors(*tips))
+    if digest in live:
         return
     waiting, done, skills = [digest], {digest}, set[str]()
     while waiting:
@@ -57,5 +58,5 @@ def secure_commit(repository: Repository, digest: str) -> None:
             if skill.digest not in skills:
                 secure_skill(repository, skill)
                 skills.add(skill.digest)
-        waiting += [parent for parent in commit.parents if parent not in done]
+        waiting += [parent for parent in commit.parents if parent not in done and parent not in live]
         done.update(commit.parents)

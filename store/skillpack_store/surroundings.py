@@ -10,7 +10,7 @@ from skillpack_store.blob_files import FileProblem, look
 from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, parse_json
 from skillpack_store.errors import CorruptStoreError, NotFoundError, StoreError
 from skillpack_store.findings import Affected, Finding, Problem
-from skillpack_store.refs import KINDS, check_ref, pruned_marks
+from skillpack_store.refs import KINDS, SHARED_KINDS, check_ref, pruned_marks
 from skillpack_store.repository import OWN_NAMES
 from skillpack_store.view import foreign_entries, index_bytes
 
@@ -50,7 +50,7 @@ def check_layout(repository: Repository) -> Iterator[Finding]:
 
 def check_folders(repository: Repository) -> Iterator[Finding]:
     """Yield the folders that every store has and this one does not."""
-    for name in ("blobs/sha256", *(f"refs/{kind}" for kind in KINDS)):
+    for name in ("blobs/sha256", *(f"refs/{kind}" for kind in SHARED_KINDS)):
         path = repository.path / name
         links = [part for part in (path, path.parent) if part.is_symlink()]
         if links or not path.is_dir():
@@ -66,17 +66,33 @@ def check_refs(repository: Repository, entries: dict[str, list[RefValue]]) -> It
         repository: The store.
         entries: Filled with ref -> its entries that can be read, the newest last.
     """
-    for kind in sorted(KINDS):
-        for folder in sorted((repository.refs.folder / kind).iterdir()):
-            ref = f"{kind}/{folder.name}"
-            if not _is_ref(folder.name):
-                yield _stray(folder, f"refs/{ref}")
-            elif folder.is_symlink() or not folder.is_dir():
-                what = "a symbolic link" if folder.is_symlink() else "not a folder"
-                yield Finding(Problem.FOLDER_DAMAGED, f"refs/{ref}", f"It is {what}.", affected=Affected(refs=(ref,)))
-            else:
-                entries[ref] = []
-                yield from _check_ref(repository, ref, folder, entries[ref])
+    for kind in SHARED_KINDS:
+        yield from _check_kind(repository, kind, entries)
+    remotes = repository.refs.folder / "remotes"
+    for folder in sorted(remotes.iterdir()) if remotes.is_dir() else []:
+        if problem := _wrong_folder(folder, f"remotes/{folder.name}"):
+            yield problem
+        else:
+            yield from _check_kind(repository, f"remotes/{folder.name}", entries)
+
+
+def _check_kind(repository: Repository, kind: str, entries: dict[str, list[RefValue]]) -> Iterator[Finding]:
+    for folder in sorted((repository.refs.folder / kind).iterdir()):
+        ref = f"{kind}/{folder.name}"
+        if problem := _wrong_folder(folder, ref):
+            yield problem
+        else:
+            entries[ref] = []
+            yield from _check_ref(repository, ref, folder, entries[ref])
+
+
+def _wrong_folder(folder: Path, ref: str) -> Finding | None:
+    if not _is_ref(folder.name):
+        return _stray(folder, f"refs/{ref}")
+    if folder.is_symlink() or not folder.is_dir():
+        what = "a symbolic link" if folder.is_symlink() else "not a folder"
+        return Finding(Problem.FOLDER_DAMAGED, f"refs/{ref}", f"It is {what}.", affected=Affected(refs=(ref,)))
+    return None
 
 
 def check_index(repository: Repository, entries: Mapping[str, list[RefValue]], reported: set[str]) -> Iterator[Finding]:
@@ -191,7 +207,7 @@ def _is_lost(repository: Repository, ref: str, digest: str, entries: Mapping[str
     """Tell whether ``index.json`` knows an entry of a ref that is not there any more."""
     kind, _, name = ref.partition("/")
     known = {value.digest for value in entries.get(ref, ())}
-    if kind not in KINDS or not _is_ref(name) or digest in known:
+    if kind not in SHARED_KINDS or not _is_ref(name) or digest in known:
         return False
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if pruned_marks(repository.refs.folder / ref):

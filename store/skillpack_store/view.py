@@ -14,18 +14,28 @@ from skillpack_store import disk
 from skillpack_store.descriptors import Descriptor, canonical_json, parse_json
 from skillpack_store.documents import COMMIT_TYPE, INDEX
 from skillpack_store.errors import CorruptStoreError, StoreError
-from skillpack_store.refs import KINDS
+from skillpack_store.refs import SHARED_KINDS, check_ref
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from skillpack_store.repository import Repository
 
-__all__ = ["REF_NAME", "foreign_entries", "index_bytes", "refresh_index"]
+__all__ = [
+    "INDEX_LIMIT",
+    "REF_NAME",
+    "foreign_entries",
+    "index_bytes",
+    "merge_index",
+    "read_index",
+    "ref_entries",
+    "refresh_index",
+]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _OURS = "org.skillpack.ref"
-_LIMIT = 64 << 20  # bytes
+INDEX_LIMIT = 64 << 20  # bytes
 
 
 def refresh_index(repository: Repository) -> None:
@@ -39,10 +49,52 @@ def refresh_index(repository: Repository) -> None:
         while True:
             # Entries of refs never change, so their numbers say whether anything did.
             numbers = repository.refs.newest_numbers()
-            _write(path, _entries(repository, _current(repository)))
+            _write(path, _entries(repository))
             # Whoever writes last looks again after writing, so the last version is never older than the refs.
             if repository.refs.newest_numbers() == numbers:
                 return
+
+
+def ref_entries(refs: Mapping[str, str], size_of: Callable[[str], int | None]) -> list[dict[str, Any]]:
+    """Return the entries that show refs in an ``index.json``.
+
+    Args:
+        refs: ``heads/<branch>``, ``tags/<tag>`` or ``referrers/sha256-<hex>`` -> digest.
+        size_of: Digest -> size in bytes; a ref whose blob has none (None) is left out.
+    """
+    entries = []
+    for ref, digest in sorted(refs.items()):
+        kind, _, name = ref.partition("/")
+        shown = ref if kind == "heads" and f"tags/{name}" in refs else name
+        size = size_of(digest)
+        if size is not None:
+            artifact_type = "" if kind == "referrers" else COMMIT_TYPE
+            entries.append(Descriptor(digest, size, INDEX, artifact_type, {REF_NAME: shown, _OURS: ref}).to_json())
+    return entries
+
+
+def merge_index(old: bytes, entries: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return an ``index.json`` with these entries for ours and with what others put into ``old``."""
+    return _merged(_parse(old), entries)
+
+
+def read_index(data: bytes) -> dict[str, Descriptor]:
+    """Return the refs that an ``index.json`` shows, ``heads/<branch>`` and so on.
+
+    Raises:
+        ValueError: It is not an index, or one of our entries in it is malformed.
+    """
+    document = parse_json(data, limit=INDEX_LIMIT)
+    if not isinstance(document, dict) or not isinstance(document.get("manifests"), list):
+        raise ValueError("it is not an image index")  # noqa: TRY004  a document's value, not a caller's
+    shown = {}
+    for entry in filter(_is_ours, document["manifests"]):
+        blob = Descriptor.from_json(entry)
+        kind, _, name = blob.annotations[_OURS].partition("/")
+        if kind not in SHARED_KINDS:
+            raise ValueError(f"{blob.annotations[_OURS][:120]!r} is not a ref")
+        shown[f"{kind}/{check_ref(name)}"] = blob
+    return shown
 
 
 def foreign_entries(repository: Repository) -> list[Any]:
@@ -79,29 +131,17 @@ def index_bytes(repository: Repository) -> tuple[bytes, dict[str, str]]:
         for entry in document.get("manifests", [])
         if _is_ours(entry)
     }
-    return _merged(document, _entries(repository, _current(repository))), listed
+    return _merged(document, _entries(repository)), listed
 
 
-def _current(repository: Repository) -> dict[str, str]:
-    """Return ``kind/name`` -> digest."""
-    return {
+def _entries(repository: Repository) -> list[dict[str, Any]]:
+    refs = {
         f"{kind}/{name}": value.digest
-        for kind in KINDS
+        for kind in SHARED_KINDS
         for name, value in repository.refs.list(kind).items()
         if value.digest is not None
     }
-
-
-def _entries(repository: Repository, refs: dict[str, str]) -> list[dict[str, Any]]:
-    entries = []
-    for ref, digest in sorted(refs.items()):
-        kind, _, name = ref.partition("/")
-        shown = ref if kind == "heads" and f"tags/{name}" in refs else name
-        size = repository.blobs.peek(digest)
-        if size is not None:
-            artifact_type = "" if kind == "referrers" else COMMIT_TYPE
-            entries.append(Descriptor(digest, size, INDEX, artifact_type, {REF_NAME: shown, _OURS: ref}).to_json())
-    return entries
+    return ref_entries(refs, repository.blobs.peek)
 
 
 def _write(path: Path, entries: list[dict[str, Any]]) -> None:
@@ -109,26 +149,26 @@ def _write(path: Path, entries: list[dict[str, Any]]) -> None:
         old = path.read_bytes()
     except FileNotFoundError:
         old = b""
-    new = _merged(_parse(old), entries)
+    new = merge_index(old, entries)
     if new != old:
         disk.replace(path, [new])
 
 
-def _merged(document: dict[str, Any], entries: list[dict[str, Any]]) -> bytes:
+def _merged(document: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> bytes:
     foreign = [entry for entry in document.get("manifests", []) if not _is_ours(entry)]
-    return canonical_json({**document, "schemaVersion": 2, "mediaType": INDEX, "manifests": entries + foreign})
+    return canonical_json({**document, "schemaVersion": 2, "mediaType": INDEX, "manifests": [*entries, *foreign]})
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError("it is not a file")
     with path.open("rb") as file:
-        return _parse(file.read(_LIMIT + 1), strict=True)
+        return _parse(file.read(INDEX_LIMIT + 1), strict=True)
 
 
 def _parse(data: bytes, *, strict: bool = False) -> dict[str, Any]:
     try:
-        document = parse_json(data, limit=_LIMIT)
+        document = parse_json(data, limit=INDEX_LIMIT)
         if isinstance(document, dict) and isinstance(document.get("manifests"), list):
             return document
     except ValueError:

@@ -10,7 +10,7 @@ import pytest
 from skillpack_store import CorruptStoreError, NotFoundError, Repository, StoreError, digest_of
 from skillpack_store.collecting import DAY, collect_garbage, undo_collection
 from skillpack_store.descriptors import canonical_json
-from skillpack_store.refs import _check
+from skillpack_store.refs import build_entry
 from tests.store.skills import WHO, commit_skill, put_skill, verify_everything
 
 CARD = "application/vnd.skillpack.card.v1"
@@ -28,8 +28,7 @@ def age_log(repository, ref, days):
     """Make all entries of a ref look as if they had been written days ago."""
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - days * DAY))
     for entry in repository.refs.log(ref):
-        document = {"check": _check(entry.digest, moment), "digest": entry.digest, "time": moment}
-        (repository.refs.folder / ref / str(entry.number)).write_bytes(canonical_json(document))
+        (repository.refs.folder / ref / str(entry.number)).write_bytes(build_entry(entry.digest, moment))
 
 
 def parts(repository, skill):

@@ -64,9 +64,11 @@ def test_errors_have_published_exit_codes():
     assert codes == {
         "BusyError": 11,
         "CorruptStoreError": 13,
+        "DivergedError": 1,
         "MergeConflictError": 1,
         "NoStoreError": 10,
         "NotFoundError": 1,
+        "RefusedError": 1,
         "RemoteError": 1,
         "ReportedError": 1,
         "StoreError": 1,

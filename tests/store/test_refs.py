@@ -139,3 +139,28 @@ def test_only_known_kinds_are_refs(refs, name):
 def test_only_digests_are_stored(refs):
     with pytest.raises(ValueError, match="not a digest"):
         refs.update("heads/main", "main", expected=None)
+
+
+def test_what_remotes_named_is_kept_by_remote_and_branch(refs):
+    refs.update("remotes/origin/main", A, expected=None)
+    refs.update("remotes/stick/main", B, expected=None)
+    refs.update("remotes/origin/side", C, expected=None)
+    assert {name: value.digest for name, value in refs.list("remotes").items()} == {
+        "origin/main": A,
+        "origin/side": C,
+        "stick/main": B,
+    }
+    with pytest.raises(BusyError):
+        refs.update("remotes/origin/main", B, expected=C)
+    refs.delete("remotes/origin/main", expected=A)
+    assert list(refs.list("remotes")) == ["origin/side", "stick/main"]
+    assert (refs.folder / "remotes" / "origin" / "main" / "2").is_file()
+
+
+@pytest.mark.parametrize(
+    "name", ["remotes/origin", "remotes/origin/", "remotes//main", "remotes/a/b/c", "remotes/../x/y"]
+)
+def test_names_of_what_remotes_named(name, refs):
+    with pytest.raises(StoreError):
+        refs.update(name, A, expected=None)
+    assert refs.list("remotes") == {}

@@ -95,3 +95,22 @@ def test_an_index_that_is_right_is_not_rewritten(repository):
     before = (repository.path / "index.json").stat()
     assert commit_skill(repository, "math", "one") == commit
     assert (repository.path / "index.json").stat().st_ino == before.st_ino
+
+
+def test_an_index_is_read_as_the_refs_that_it_shows(repository):
+    commit = commit_skill(repository, "math", "one")
+    repository.tag("main", commit)
+    repository.attach(commit.skills["math"], "a/card", [(b"x", "text/plain", "x")])
+    repository.refs.update("remotes/origin/main", commit.digest, expected=None)
+    view.refresh_index(repository)
+    shown = view.read_index((repository.path / "index.json").read_bytes())
+    tag = commit.skills["math"].digest.replace(":", "-")
+    assert shown.keys() == {"heads/main", "tags/main", f"referrers/{tag}"}
+    assert shown["heads/main"].digest == shown["tags/main"].digest == commit.digest
+    assert shown["heads/main"].size == repository.blobs.size(commit.digest)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"manifests":1}'])
+def test_what_is_no_index(content):
+    with pytest.raises(ValueError, match=r"."):
+        view.read_index(content)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from skillpack_store.descriptors import Descriptor
 
-__all__ = ["Remote", "WritableRemote"]
+__all__ = ["FinishingRemote", "Remote", "WritableRemote"]
 
 
 @runtime_checkable
@@ -47,8 +47,12 @@ class Remote(Protocol):
     def read(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """Yield the content of a blob from byte ``start`` on, unverified.
 
+        The size of a commit or of a list of attachments is not known before it is read: its descriptor has the media
+        type of an index and ``DOCUMENT_LIMIT`` as size, which is the most it may have.
+
         Raises:
             NotFoundError: It is not there.
+            RefusedError: It is not given, and will not be given when asked again.
             RemoteError: The connection broke; what was yielded before counts, the caller may go on from there.
         """
 
@@ -74,4 +78,18 @@ class WritableRemote(Remote, Protocol):
         Raises:
             BusyError: It names something else. Nothing was changed.
             RemoteError: It could not be changed.
+        """
+
+
+@runtime_checkable
+class FinishingRemote(WritableRemote, Protocol):
+    """A place that has work to do once at the end of a push, such as a view of its refs for other tools."""
+
+    def finish(self) -> None:
+        """Complete a push: called after the last ``update_ref``, also if there was none.
+
+        Raises:
+            BusyError: Somebody else changed the place meanwhile (where only the whole can be replaced). Nothing was
+                changed.
+            RemoteError: It could not be done.
         """

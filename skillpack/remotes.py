@@ -1,0 +1,365 @@
+"""Libraries elsewhere: remotes by name or address, push, pull, fetch, clone, ls-remote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from skillpack.errors import StoreError, UsageError
+from skillpack.progress import Progress, silent
+from skillpack.settings import default_author, default_store
+from skillpack.summaries import open_existing, open_or_create, tools
+from skillpack_store.remotes.listing import NamedRemote, RemoteList
+from skillpack_store.remotes.opening import check_url, open_remote, open_writable
+from skillpack_store.transfer import RefChange, TransferReport
+from skillpack_store.transfer import fetch as _fetch
+from skillpack_store.transfer import ls_remote as _ls_remote
+from skillpack_store.transfer import pull as _pull
+from skillpack_store.transfer import pull_skills as _pull_skills
+from skillpack_store.transfer import push as _push
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from skillpack.summaries import StoreLike
+    from skillpack_store import Repository
+
+ORIGIN = "origin"
+"""The remote that is used when none is named."""
+
+
+@dataclass(frozen=True)
+class RemoteSummary:
+    """A remote that a store knows.
+
+    Attributes:
+        name: what it is called.
+        url: its address.
+        insecure: plain HTTP is allowed.
+        branches: branch -> digest of the commit that it named when it was looked at last.
+    """
+
+    name: str
+    url: str
+    insecure: bool
+    branches: dict[str, str]
+
+
+def add_remote(name: str, url: str, *, insecure: bool = False, store: StoreLike = None) -> RemoteSummary:
+    """Give the address of a remote a name; nothing is fetched.
+
+    Args:
+        name: such as ``origin``, which is used when no remote is named.
+        url: a folder, a ``.tar`` file, ``s3://``, ``gs://``, ``az://``, ``https://``, ``oci://`` or ``hf://``.
+        insecure: allow plain HTTP.
+        store: the store that shall know it; made if it is not there.
+
+    Raises:
+        StoreError: the name is taken, or the address cannot be kept, for example because a password is in it.
+    """
+    repository = open_or_create(store)
+    return _summary(repository, RemoteList(repository).add(name, url, insecure=insecure))
+
+
+def list_remotes(*, store: StoreLike = None) -> list[RemoteSummary]:
+    """The remotes that a store knows, sorted by name."""
+    repository = open_existing(store)
+    return [_summary(repository, remote) for remote in RemoteList(repository).all().values()]
+
+
+def remove_remote(name: str, *, store: StoreLike = None) -> RemoteSummary:
+    """Forget a remote and what its branches named; nothing changes at the remote.
+
+    Raises:
+        NotFoundError: there is no such remote.
+    """
+    repository = open_existing(store)
+    remotes = RemoteList(repository)
+    summary = _summary(repository, remotes.get(name))
+    remotes.remove(name)
+    return summary
+
+
+def set_remote_url(name: str, url: str, *, insecure: bool = False, store: StoreLike = None) -> RemoteSummary:
+    """Give a remote another address.
+
+    Raises:
+        NotFoundError: there is no such remote.
+        StoreError: the address cannot be kept.
+    """
+    repository = open_existing(store)
+    return _summary(repository, RemoteList(repository).set_url(name, url, insecure=insecure))
+
+
+def ls_remote(remote: str = ORIGIN, *, insecure: bool = False, store: StoreLike = None) -> dict[str, str]:
+    """What the refs of a remote name now: ``heads/main`` and so on -> digest.
+
+    Args:
+        remote: name of a remote, or an address.
+        insecure: allow plain HTTP.
+        store: the store that knows the name.
+
+    Raises:
+        RemoteError: the remote cannot be reached.
+    """
+    named = _find(remote, store, insecure=insecure)
+    return _ls_remote(open_remote(named.url, **_options(named)))
+
+
+def push(
+    remote: str = ORIGIN,
+    *,
+    branch: str = "main",
+    all_branches: bool = False,
+    tags: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    insecure: bool = False,
+    store: StoreLike = None,
+    progress: Progress = silent,
+) -> TransferReport:
+    """Bring a branch with its history, skills and attachments to a remote.
+
+    Args:
+        remote: name of a remote, or an address.
+        branch: which.
+        all_branches: bring all branches instead.
+        tags: bring all tags too.
+        force: also replace what the remote has and this library does not.
+        dry_run: change nothing.
+        insecure: allow plain HTTP.
+        store: the store.
+        progress: called during the work.
+
+    Raises:
+        DivergedError: the remote has commits that this library lacks. Nothing was changed.
+        BusyError: somebody else pushed in the same moment. Theirs stays.
+        RemoteError: the remote cannot be reached.
+    """
+    repository = open_existing(store)
+    named = _find(remote, repository, insecure=insecure)
+    return _push(
+        repository,
+        open_writable(named.url, **_options(named)),
+        named.name or None,
+        branches=None if all_branches else [branch],
+        all_tags=tags,
+        force=force,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def fetch(
+    remote: str = ORIGIN,
+    *,
+    branch: str | None = None,
+    tags: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    insecure: bool = False,
+    store: StoreLike = None,
+    progress: Progress = silent,
+) -> TransferReport:
+    """Bring what a remote has into the store without touching one's own branches.
+
+    Args:
+        remote: name of a remote, or an address.
+        branch: which; by default all.
+        tags: bring all tags, not only those of commits that come.
+        force: move tags that name something else here.
+        dry_run: change nothing.
+        insecure: allow plain HTTP.
+        store: the store.
+        progress: called during the work.
+
+    Raises:
+        CorruptStoreError: what came is not what it should be. No ref was moved.
+        RemoteError: the remote cannot be reached. What came is kept for the next time.
+    """
+    repository = open_existing(store)
+    named = _find(remote, repository, insecure=insecure)
+    return _fetch(
+        repository,
+        open_remote(named.url, **_options(named)),
+        named.name or None,
+        branches=None if branch is None else [branch],
+        all_tags=tags,
+        force=force,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def pull(
+    remote: str = ORIGIN,
+    skills: Sequence[str] | str = (),
+    *,
+    branch: str = "main",
+    all_branches: bool = False,
+    tags: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    insecure: bool = False,
+    author: str | None = None,
+    message: str = "",
+    store: StoreLike = None,
+    progress: Progress = silent,
+) -> TransferReport:
+    """Bring a branch of a remote into the library and move one's own branch forward to it.
+
+    Args:
+        remote: name of a remote, or an address.
+        skills: names of skills: bring only these, without the history, in a commit of one's own.
+        branch: which.
+        all_branches: bring all branches instead.
+        tags: bring all tags, not only those of commits that come.
+        force: also move branches that have commits that the remote's lack, and tags that name something else.
+        dry_run: change nothing.
+        insecure: allow plain HTTP.
+        author: of that commit.
+        message: of that commit.
+        store: the store; made if it is not there.
+        progress: called during the work.
+
+    Raises:
+        DivergedError: the branch has commits that the remote's lacks. What came is kept; the branch stays.
+        CorruptStoreError: what came is not what it should be. No ref was moved.
+        RemoteError: the remote cannot be reached. What came is kept for the next time.
+        UsageError: skills are named together with all branches, tags or force.
+    """
+    names = [skills] if isinstance(skills, str) else list(skills)
+    if names and (all_branches or tags or force):
+        raise UsageError("single skills come without branches and tags", hint="Name skills, or pull everything.")
+    named = _find(remote, store, insecure=insecure)
+    opened = open_remote(named.url, **_options(named))
+    repository = open_or_create(store)
+    name = named.name or None
+    if names:
+        return _pull_skills(
+            repository,
+            opened,
+            names,
+            author=author or default_author(),
+            tools=tools(),
+            message=message,
+            branch=branch,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    return _pull(
+        repository,
+        opened,
+        name,
+        branches=None if all_branches else [branch],
+        all_tags=tags,
+        force=force,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def clone(
+    url: str,
+    folder: str | Path | None = None,
+    *,
+    branch: str = "main",
+    insecure: bool = False,
+    progress: Progress = silent,
+) -> TransferReport:
+    """Make a store with everything that a remote has; the remote is called ``origin`` in it.
+
+    Args:
+        url: address of the remote.
+        folder: of the new store; by default the user's own. One that an interrupted clone left is completed.
+        branch: which branch one's own library begins with.
+        insecure: allow plain HTTP.
+        progress: called during the work.
+
+    Raises:
+        StoreError: there is a store already.
+        NotFoundError: there is no library at the address, or no such branch.
+        RemoteError: the remote cannot be reached. What came is kept for the next time.
+    """
+    target = default_store() if folder is None else folder
+    opened = open_remote(check_url(url), **({"insecure": True} if insecure else {}))
+    if branch not in {ref.removeprefix("heads/") for ref in _ls_remote(opened) if ref.startswith("heads/")}:
+        # Says what there is; before anything is made.
+        _fail_for_branch(url, branch, list(_ls_remote(opened)))
+    repository = open_or_create(target)
+    remotes = RemoteList(repository)
+    known = remotes.all()
+    if repository.branches() or (known and known.keys() != {ORIGIN}):
+        raise StoreError(f"There is a library in {target} already.", hint=f"Use skillpack pull {url} to add to it.")
+    named = remotes.set_url(ORIGIN, url, insecure=insecure) if known else remotes.add(ORIGIN, url, insecure=insecure)
+    opened = open_remote(named.url, **_options(named))
+    fetched = _fetch(repository, opened, ORIGIN, all_tags=True, progress=progress)
+    pulled = _pull(repository, opened, ORIGIN, branches=[branch])
+    return TransferReport(
+        fetched.url,
+        fetched.changes + pulled.changes,
+        blobs=fetched.blobs + pulled.blobs,
+        nbytes=fetched.nbytes + pulled.nbytes,
+        attachments=fetched.attachments + pulled.attachments,
+    )
+
+
+def _fail_for_branch(url: str, branch: str, refs: list[str]) -> None:
+    from skillpack.errors import NotFoundError, listing
+
+    branches = [ref.removeprefix("heads/") for ref in refs if ref.startswith("heads/")]
+    if not branches:
+        raise NotFoundError(f"There is no library in {url} yet.", hint="Check the address.")
+    raise NotFoundError(
+        f"There is no branch {branch!r} in {url}.", hint=f"Name one with --branch: there is {listing(branches)}."
+    )
+
+
+def _find(remote: str, store: StoreLike, *, insecure: bool) -> NamedRemote:
+    """The remote of a name, or one without a name for an address."""
+    from skillpack.errors import NoStoreError
+
+    try:
+        known = RemoteList(open_existing(store)).all()
+    except NoStoreError:
+        known = {}
+    if remote in known:
+        found = known[remote]
+        return NamedRemote(found.name, found.url, found.insecure or insecure)
+    if any(sign in remote for sign in "/\\:.") or remote.startswith("~"):
+        return NamedRemote("", check_url(remote), insecure)
+    raise UsageError(
+        f"There is no remote {remote!r}",
+        hint=f"Add it with skillpack remote add {remote} URL; a folder is written with a slash, as ./{remote}.",
+    )
+
+
+def _options(remote: NamedRemote) -> dict[str, bool]:
+    return {"insecure": True} if remote.insecure else {}
+
+
+def _summary(repository: Repository, remote: NamedRemote) -> RemoteSummary:
+    prefix = f"{remote.name}/"
+    branches = {
+        name.removeprefix(prefix): str(value.digest)
+        for name, value in repository.refs.list("remotes").items()
+        if name.startswith(prefix)
+    }
+    return RemoteSummary(remote.name, remote.url, remote.insecure, branches)
+
+
+__all__ = [
+    "RefChange",
+    "RemoteSummary",
+    "TransferReport",
+    "add_remote",
+    "clone",
+    "fetch",
+    "list_remotes",
+    "ls_remote",
+    "pull",
+    "push",
+    "remove_remote",
+    "set_remote_url",
+]

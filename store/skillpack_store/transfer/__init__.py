@@ -1,0 +1,10 @@
+"""Moving libraries between stores and remotes: objects first, refs last, every byte hashed on arrival."""
+
+from __future__ import annotations
+
+from skillpack_store.transfer.fetching import fetch
+from skillpack_store.transfer.pulling import pull, pull_skills
+from skillpack_store.transfer.pushing import push
+from skillpack_store.transfer.reports import RefChange, TransferReport, ls_remote
+
+__all__ = ["RefChange", "TransferReport", "fetch", "ls_remote", "pull", "pull_skills", "push"]
