@@ -10,6 +10,7 @@ from skillpack_store.archive import export_archive, import_archive, import_refer
 from skillpack_store.descriptors import Descriptor, canonical_json, digest_of, parse_digest, parse_json
 from skillpack_store.documents import SKILL_TYPE, Attachment, Commit, SkillManifest
 from skillpack_store.errors import (
+    AuthenticationError,
     BusyError,
     CorruptStoreError,
     NoStoreError,
@@ -25,6 +26,7 @@ __all__ = [
     "SKILL_TYPE",
     "Address",
     "Attachment",
+    "AuthenticationError",
     "BusyError",
     "Commit",
     "CorruptStoreError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AuthenticationError",
     "BusyError",
     "CorruptStoreError",
     "NoStoreError",
@@ -64,3 +65,7 @@ class NotFoundError(StoreError):
 
 class RemoteError(StoreError):
     """A remote cannot be reached, refuses, or does not answer as it should."""
+
+
+class AuthenticationError(RemoteError):
+    """A remote wants to know who asks, or does not let them."""
