@@ -10,11 +10,14 @@ import shutil
 import socket
 import socketserver
 import subprocess
+import sys
 import threading
 import time
 import urllib.parse
+import urllib.request
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -245,3 +248,32 @@ class CuttingProxy:
     def stop(self):
         self._server.shutdown()
         self._server.server_close()
+
+
+class HubServer:
+    """The small Hub of ``hub_server.py``, as a process."""
+
+    def __init__(self):
+        self.port = free_port()
+        self.endpoint = f"http://localhost:{self.port}"
+        program = Path(__file__).parent / "hub_server.py"
+        self.process = subprocess.Popen([sys.executable, str(program), str(self.port)])
+        wait_for(self.port, self.process)
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+    def url(self, name="library"):
+        """The address of a repository that nobody else uses."""
+        return f"hf://tests/{name}-{uuid.uuid4().hex}"
+
+    def fail(self, *faults):
+        """Make the next commits fail: "refuse", "overtake" or "lose the answer"; "" lets one pass."""
+        with urllib.request.urlopen(f"{self.endpoint}/tests/faults", json.dumps(faults).encode()):
+            pass
+
+    def log(self):
+        """What was asked so far."""
+        with urllib.request.urlopen(f"{self.endpoint}/tests/log") as answer:
+            return json.load(answer)

@@ -155,12 +155,20 @@ class Client:
             RemoteError: The answer is longer, or see ``open``.
         """
         with self.open(method, url, headers=headers, body=body, authorization=authorization, repeat=repeat) as response:
-            data = bytearray()
-            for chunk in self.chunks(response):
-                data += chunk
-                if len(data) > limit:
-                    raise RemoteError(f"{_shown(url)} answered with more than the {limit} bytes expected.")
-            return Answer(response.status, response.headers, bytes(data), response.url or url)
+            return self.whole(response, limit)
+
+    def whole(self, response: BaseHTTPResponse, limit: int) -> Answer:
+        """Read an answer to its end.
+
+        Raises:
+            RemoteError: It is longer than ``limit`` bytes, or the connection broke.
+        """
+        data, url = bytearray(), response.url or self.home
+        for chunk in self.chunks(response):
+            data += chunk
+            if len(data) > limit:
+                raise RemoteError(f"{_shown(url)} answered with more than the {limit} bytes expected.")
+        return Answer(response.status, response.headers, bytes(data), url)
 
     def chunks(self, response: BaseHTTPResponse) -> Iterator[bytes]:
         """Yield the content of an answer as it arrives.

@@ -116,12 +116,7 @@ class Session:
         with self.open(
             method, path, action=action, more_scope=more_scope, headers=headers, body=body, repeat=repeat
         ) as response:
-            data = bytearray()
-            for chunk in self.client.chunks(response):
-                data += chunk
-                if len(data) > limit:
-                    raise RemoteError(f"{self.client.home} answered with more than the {limit} bytes expected.")
-            return Answer(response.status, response.headers, bytes(data), response.url or self.url(path))
+            return self.client.whole(response, limit)
 
     def refusal(self, response: Answer | BaseHTTPResponse, what: str) -> RemoteError | NotFoundError:
         """Return the error for an answer that says no.
