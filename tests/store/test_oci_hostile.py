@@ -415,6 +415,8 @@ class FaithfulRegistry:
         self.starts = 0
         self.patches, self.tags = [], {}
         self.broken = False
+        self.most = None  # bytes that are kept of a part
+        self.range = lambda: f"0-{len(self.upload) - 1}"
         self.before_put = self.after_put = lambda: None
 
     def __call__(self, handler):
@@ -446,8 +448,8 @@ class FaithfulRegistry:
             handler.reply(413)
             return
         self.patches.append((handler.headers["Content-Range"], size))
-        self.upload += body
-        handler.reply(202, Location="/v2/a/b/upload/1", Range=f"0-{len(self.upload) - 1}")
+        self.upload += body[: self.most]
+        handler.reply(202, Location="/v2/a/b/upload/1", Range=self.range())
 
     def get_upload(self, handler, _):
         handler.reply(204 if self.resumes else 404, Location="/v2/a/b/upload/1", Range=f"0-{len(self.upload) - 1}")
@@ -505,6 +507,40 @@ class TestAFaithfulRegistry:
         remote.write(blob_of(data), parts(data, 7777))
         assert answer.blob == data
         assert answer.patches == []
+
+    def test_a_registry_that_hangs_up_on_large_parts_gets_them_whole(self, serve):
+        answer = FaithfulRegistry()
+
+        def hang_up(handler):
+            if handler.command == "PATCH":
+                handler.close_connection = True
+            else:
+                answer(handler)
+
+        server, remote = serve(hang_up, part=100_000)
+        for seed in range(2):
+            data = noise(350_001, seed)
+            remote.write(blob_of(data), parts(data, 7777))
+            assert answer.blob == data
+        # The second blob was not tried in parts any more.
+        assert [command for command, *_ in server.requests].count("PATCH") == 3
+
+    def test_a_range_that_stands_still(self, serve):
+        answer = FaithfulRegistry()
+        answer.range = lambda: "0-99999"
+        _, remote = serve(answer, part=100_000)
+        data = noise(350_001)
+        remote.write(blob_of(data), parts(data, 7777))
+        assert answer.blob == data
+        assert len(answer.patches) == 4
+
+    def test_a_part_that_is_taken_in_part(self, serve):
+        answer = FaithfulRegistry()
+        answer.most = 60_000
+        _, remote = serve(answer, part=100_000)
+        data = noise(350_001)
+        remote.write(blob_of(data), parts(data, 7777))
+        assert answer.blob == data
 
     def test_conditions_make_a_compare_and_swap(self, serve):
         answer = FaithfulRegistry()

@@ -32,11 +32,15 @@ class Session:
         client: The connections.
         authorizer: Knows what to authorize with.
         name: The repository, ``namespace/name``.
+
+    Attributes:
+        takes_parts: Whether large blobs are worth sending in parts; False once the registry refused one.
     """
 
     def __init__(self, client: Client, authorizer: Authorizer, name: str) -> None:
         self.client = client
         self.name = name
+        self.takes_parts = True
         self._authorizer = authorizer
 
     def url(self, path: str) -> str:

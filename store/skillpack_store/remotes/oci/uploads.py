@@ -100,11 +100,12 @@ def upload(
         if _mount(session, blob, other):
             return
     content = _Content(chunks)
-    if blob.size > part:
+    if blob.size > part and session.takes_parts:
         try:
             _in_parts(session, blob, content, part)
         except _PartsRefusedError:
-            pass
+            # ghcr.io, for example, takes no part of more than 4 MiB, and a whole blob of any size.
+            session.takes_parts = False
         else:
             return
     _whole(session, blob, content)
@@ -160,6 +161,9 @@ def _in_parts(session: Session, blob: Descriptor, content: _Content, part: int) 
             except _Broken as broken:  # noqa: PERF203  once for a part of many MiB
                 tries -= 1
                 if not tries:
+                    if not place.offset:
+                        # Nothing at all: it may have hung up because of the size, without an answer.
+                        raise _PartsRefusedError from None
                     raise broken.error from None
                 place = _resumed(session, blob, place)
         try:
@@ -189,7 +193,10 @@ def _send_part(session: Session, blob: Descriptor, content: _Content, place: _Pl
     if answer.status not in {201, 202, 204}:
         raise session.refusal(answer, f"a part of blob {blob.digest} was not taken")
     reached = _reached(answer, place.offset + size)
-    if not place.offset < reached <= place.offset + size:
+    if reached <= place.offset:
+        # A range that stands still, as ECR answers although it has the part. The digest at the end decides.
+        reached = place.offset + size
+    if reached > place.offset + size:
         raise RemoteError(f"{session.client.home} does not say how much of blob {blob.digest} it has.")
     return place._replace(location=session.location(answer) or place.location, offset=reached)
 
