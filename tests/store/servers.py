@@ -53,7 +53,7 @@ def wait_for(port, process):
 class DockerRegistry:
     """Debian's docker-registry."""
 
-    def __init__(self, folder, auth, *, delete=True):
+    def __init__(self, folder, auth, *, delete=True, tls=None):
         require("docker-registry", "docker-registry")
         self.folder = folder
         self.port = free_port()
@@ -66,6 +66,8 @@ class DockerRegistry:
             "http": {"addr": f"127.0.0.1:{self.port}", "secret": "of the tests"},
             "auth": auth,
         }
+        if tls:
+            config["http"]["tls"] = {"key": str(tls[0]), "certificate": str(tls[1])}
         (folder / "config.json").write_text(json.dumps(config))  # JSON is YAML
         self.process = None
         self.start()
@@ -145,17 +147,23 @@ class HTTPServer:
         self._thread.join()
 
 
+def make_certificate(folder):
+    """Write a key and a certificate that it signed itself; return their paths."""
+    require("openssl", "openssl")
+    folder.mkdir(parents=True)
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*request, *names], check=True, capture_output=True)
+    return key, certificate
+
+
 class TokenServer(HTTPServer):
     """Gives signed tokens (https://distribution.github.io/distribution/spec/auth/token/)."""
 
     def __init__(self, folder, life=300):
-        require("openssl", "openssl")
-        folder.mkdir(parents=True)
-        self.folder, self.life, self.given = folder, life, []
-        self.key, self.certificate = folder / "key.pem", folder / "certificate.pem"
-        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tests"]
-        files = ["-keyout", str(self.key), "-out", str(self.certificate)]
-        subprocess.run([*request, *files], check=True, capture_output=True)
+        self.life, self.given = life, []
+        self.key, self.certificate = make_certificate(folder)
         super().__init__(self._token)
 
     @property

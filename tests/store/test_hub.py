@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, constants
 
 from skillpack_store import (
     AuthenticationError,
@@ -145,7 +145,6 @@ class TestWhatPeopleSee:
         assert "| [math](skills/math) | org/base |" in card.text
 
     def test_a_card_that_somebody_wrote_stays(self, repository, skill, remote, at, hub):
-        from huggingface_hub import HfApi
 
         push(repository, remote)
         api = HfApi(endpoint=hub.endpoint, token="hf_write")
@@ -168,6 +167,15 @@ class TestWhatPeopleSee:
         # What was deleted is shown again from what the repository has, without an upload.
         remote.update_ref("heads/main", before, expected=remote.refs()["heads/main"])
         assert shown(remote, "skills/math/layer-1.safetensors") == noise(MIB + 5, 0)
+
+    def test_a_file_that_somebody_deleted_by_hand(self, repository, skill, remote, hub, at):
+
+        push(repository, remote)
+        api = HfApi(endpoint=hub.endpoint, token="hf_write")
+        api.delete_file("skills/math/README.md", remote.url.removeprefix("hf://"))
+        repository.delete("math", author="Ada", tools={})
+        push(repository, at(remote.url))
+        assert state_of(remote).skills == {}
 
     def test_a_new_version_takes_the_place_of_the_old(self, repository, remote):
         commit_skill(repository, "math", "one")
@@ -331,8 +339,9 @@ def test_what_is_not_there_is_said(remote, at, library):
     push(library, remote)
     with pytest.raises(NotFoundError, match="does not have it"):
         list(remote.read(blob_of(b"nothing")))
-    with pytest.raises(NotFoundError, match="does not have it"):
-        remote.update_ref("heads/main", digest_of(b"nothing"), expected=library.head().digest)
+    for ref, expected in (("heads/main", library.head().digest), ("tags/new", None)):
+        with pytest.raises(NotFoundError, match=f"so {ref} cannot name it"):
+            remote.update_ref(ref, digest_of(b"nothing"), expected=expected)
     with pytest.raises(NotFoundError):
         list(at("hf://tests/nothing").read(blob_of(b"nothing")))
 

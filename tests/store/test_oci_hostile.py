@@ -7,10 +7,13 @@ import time
 import tracemalloc
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skillpack_store import AuthenticationError, BusyError, Descriptor, NotFoundError, RemoteError, digest_of
 from skillpack_store.documents import COMMIT_TYPE, INDEX, build_index
 from skillpack_store.remotes.oci.credentials import Credentials
+from skillpack_store.remotes.oci.tokens import parse_challenges
 from skillpack_store.remotes.registry import open_remote
 from tests.store.remote_contents import blob_of, noise, parts
 from tests.store.servers import HTTPServer
@@ -585,3 +588,29 @@ def test_a_forbidden_request_says_what_to_do(serve):
     assert "docker login" in caught.value.hint
     assert isinstance(caught.value, RemoteError)
     assert not isinstance(caught.value, NotFoundError)
+
+
+def test_a_proxy_is_used_for_other_machines_and_not_for_this_one(serve, monkeypatch):
+    proxy, direct = serve(lambda handler: handler.reply(200, b'{"tags":[]}'))
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert open_remote("oci://registry.example/a/b", insecure=True, config_files=[]).refs() == {}
+    assert proxy.requests[-1][1] == "http://registry.example/v2/a/b/tags/list?n=1000"
+    assert direct.refs() == {}
+    assert proxy.requests[-1][1] == "/v2/a/b/tags/list?n=1000"
+
+
+def test_a_token_that_no_header_can_have(serve):
+    def answer(handler):
+        handler.reply(401, WWW_Authenticate='Bearer realm="http://localhost/token"')
+
+    _, remote = serve(answer, credentials=Credentials(registry_token="a\r\nb: c"))
+    with pytest.raises(AuthenticationError, match="cannot be one") as caught:
+        remote.refs()
+    assert "b: c" not in caught.value.message
+
+
+@given(st.text(max_size=80) | st.text('Bearealmscopvic=",\\\\ ', max_size=60))
+def test_any_challenge_is_read(header):
+    for challenge in parse_challenges(header):
+        assert challenge.scheme == challenge.scheme.lower()

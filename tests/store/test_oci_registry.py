@@ -27,7 +27,7 @@ from skillpack_store.remotes.oci.tags import commit_tag
 from skillpack_store.remotes.protocol import WritableRemote
 from skillpack_store.remotes.registry import open_remote
 from tests.store.remote_contents import blob_of, library_blobs, local_refs, noise, parts, pull, push, send
-from tests.store.servers import PASSWORD, USER, CuttingProxy, DockerRegistry, require
+from tests.store.servers import PASSWORD, USER, CuttingProxy, DockerRegistry, make_certificate, require
 from tests.store.skills import LAYER_TYPE, WHO, commit_skill, put_skill, verify_everything
 
 ADA = Credentials(USER, PASSWORD)
@@ -320,6 +320,24 @@ def test_a_registry_that_is_not_there():
     with pytest.raises(RemoteError, match="cannot be reached") as caught:
         remote.refs()
     assert caught.value.hint
+
+
+def test_a_registry_behind_tls(repository, tmp_path, monkeypatch):
+    key, certificate = make_certificate(tmp_path / "tls")
+    registry = DockerRegistry.with_password(tmp_path / "registry", tls=(key, certificate))
+    try:
+        url = registry.url()
+        commit_skill(repository, "math", "one")
+        with pytest.raises(RemoteError, match="certificate verify failed"):
+            open_remote(url, insecure=False, credentials=ADA, pause=0.01).refs()
+        with pytest.raises(RemoteError, match="answered with 400"):
+            open_remote(url, credentials=ADA, pause=0.01).refs()  # plain HTTP
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        remote = open_remote(url, insecure=False, credentials=ADA, pause=0.01)
+        push(repository, remote)
+        assert remote.refs() == local_refs(repository)
+    finally:
+        registry.stop()
 
 
 class TestCredentials:

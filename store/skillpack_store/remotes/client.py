@@ -86,10 +86,10 @@ class Client:
         except ValueError:
             plain, host = False, ""
         if not host or not url.startswith(("http://", "https://")):
-            raise RemoteError(f"{self.home} leads to {url[:200]!r}, which is not an address of the web.")
+            raise RemoteError(f"{self.home} leads to {_shown(url)!r}, which is not an address of the web.")
         if plain and not self._insecure and not (is_loopback(host) and is_loopback(urlsplit(self.home).hostname or "")):
             raise RemoteError(
-                f"{url[:200]} is plain HTTP: what is sent can be read and what is received can be changed on the way.",
+                f"{_shown(url)} is plain HTTP: what is sent can be read, and what is received changed, on the way.",
                 hint="Use HTTPS, or ask for an insecure connection if the network is yours.",
             )
         return url
@@ -104,7 +104,7 @@ class Client:
             return self.check(urljoin(base, location))
         except ValueError:
             raise RemoteError(
-                f"{_shown(base)} leads to {location[:200]!r}, which is not an address of the web."
+                f"{_shown(base)} leads to {_shown(location)!r}, which is not an address of the web."
             ) from None
 
     @contextmanager
@@ -217,7 +217,7 @@ class Client:
                 return response
             response.close()
             url = self.resolve(url, response.headers.get("Location", ""))
-        raise RemoteError(f"{_shown(first)} redirects again and again, last to {url[:200]!r}.")
+        raise RemoteError(f"{_shown(first)} redirects again and again, last to {_shown(url)!r}.")
 
     def _send(self, method: str, url: str, headers: dict[str, str], body: Body, *, tries: int) -> BaseHTTPResponse:
         for attempt in range(tries):
@@ -250,7 +250,7 @@ class Client:
                 preload_content=False,
                 decode_content=False,
             )
-        except (HTTPError, OSError, UnicodeError) as error:
+        except (HTTPError, OSError, ValueError) as error:
             raise self._broken(url, error) from error
 
     def _pool(self, url: str) -> urllib3.PoolManager:

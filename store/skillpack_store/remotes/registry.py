@@ -40,7 +40,7 @@ _DOCKER_HUB = {"docker.io", "index.docker.io", "registry-1.docker.io"}
 def open_remote(
     url: str,
     *,
-    insecure: bool = False,
+    insecure: bool | None = None,
     credentials: Credentials | None = None,
     config_files: Sequence[Path] | None = None,
     mount_from: Sequence[str] = (),
@@ -52,7 +52,7 @@ def open_remote(
 
     Args:
         url: ``oci://host[:port]/namespace/name``.
-        insecure: Speak plain HTTP. It is spoken to this machine (``localhost``) without being asked for.
+        insecure: Whether to speak plain HTTP; by default only to this machine (``localhost``).
         credentials: Who asks; by default what ``config_files`` say.
         config_files: Files of docker or podman with credentials; by default theirs in the home folder.
         mount_from: Other repositories of the registry, ``namespace/name``, that may have blobs already.
@@ -81,9 +81,9 @@ def open_remote(
             hint='Install it with: pip install "skillpack[remotes]"',
         ) from error
     address = "registry-1.docker.io" if host == "docker.io" else host
-    plain = insecure or is_loopback(urlsplit(f"//{host}").hostname or "")
+    plain = is_loopback(urlsplit(f"//{host}").hostname or "") if insecure is None else insecure
     home = f"{'http' if plain else 'https'}://{address}"
-    client = Client(home, insecure=insecure, timeout=timeout, pause=pause)
+    client = Client(home, insecure=bool(insecure), timeout=timeout, pause=pause)
     files = default_config_files() if config_files is None else list(config_files)
     authorizer = Authorizer(client, host, lambda: credentials or find_credentials(host, name, files))
     session = Session(client, authorizer, name)

@@ -96,9 +96,8 @@ class HubRemote:
         digests = [blob.digest for blob in blobs]
         found = {digest: size for digest in digests if (size := self._pending.size(digest)) is not None}
         wanted = [digest for digest in dict.fromkeys(digests) if digest not in found]
-        for start in range(0, len(wanted), _BATCH):
-            found.update(self._sizes(wanted[start : start + _BATCH]))
-        return found
+        there = self._there([blob_path(digest) for digest in wanted], self._revision)
+        return found | {digest: there[path] for digest in wanted if (path := blob_path(digest)) in there}
 
     def read(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """Yield a blob from byte ``start`` on, never more than it may have (see ``Remote.read``)."""
@@ -168,12 +167,14 @@ class HubRemote:
         """Make the commit that moves a ref; False if another commit was made since ``head``."""
         refs = {name: value for name, value in state.refs.items() if name != ref}
         if digest is not None:
+            if self._pending.size(digest) is None and not self._there([blob_path(digest)], head):
+                raise NotFoundError(f"{self.url} does not have {digest}, so {ref} cannot name it.")
             refs[ref] = digest
         view = view_of(refs, state.skills, self._document)
         card, card_digest = self._card(head, state, State(refs, view))
         new = State(refs, view, card_digest)
         pending = self._pending.operations()
-        operations: list[Operation] = [*pending.values(), *self._view_operations(state, new)]
+        operations: list[Operation] = [*pending.values(), *self._view_operations(head, state, new)]
         operations.append(CommitOperationAdd(STATE_PATH, new.build()))
         if card is not None:
             operations.append(CommitOperationAdd("README.md", card))
@@ -200,10 +201,12 @@ class HubRemote:
             )
         return not conflict
 
-    def _view_operations(self, before: State, after: State) -> list[Operation]:
+    def _view_operations(self, head: str, before: State, after: State) -> list[Operation]:
         """Return what makes the files that people see those of ``after``."""
         old, new = before.files(), after.files()
-        operations: list[Operation] = [CommitOperationDelete(path, is_folder=False) for path in old if path not in new]
+        # Only what is there: somebody may have deleted a file by hand.
+        gone = self._there([path for path in old if path not in new], head)
+        operations: list[Operation] = [CommitOperationDelete(path, is_folder=False) for path in gone]
         for path, file in new.items():
             if path not in old or old[path].digest != file.digest:
                 # What is on its way has no place yet that it could be copied from.
@@ -263,21 +266,27 @@ class HubRemote:
                 hint="Restore it from the repository's history on the Hub.",
             ) from error
 
-    def _sizes(self, digests: list[str]) -> dict[str, int]:
-        form = urlencode([("paths", blob_path(digest)) for digest in digests] + [("expand", "false")])
-        path = f"/api/models/{self._repository}/paths-info/{quote(self._revision, safe='')}"
+    def _there(self, paths: list[str], revision: str) -> dict[str, int]:
+        """Return path -> size in bytes of those of these files that the repository has."""
+        found: dict[str, int] = {}
+        for start in range(0, len(paths), _BATCH):
+            found.update(self._paths_info(paths[start : start + _BATCH], revision))
+        return found
+
+    def _paths_info(self, paths: list[str], revision: str) -> dict[str, int]:
+        form = urlencode([*(("paths", path) for path in paths), ("expand", "false")])
+        url = f"{self._endpoint}/api/models/{self._repository}/paths-info/{quote(revision, safe='')}"
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        answer = self._fetch("POST", self._endpoint + path, _ANSWER_LIMIT, headers, form.encode())
+        answer = self._fetch("POST", url, _ANSWER_LIMIT, headers, form.encode())
         if answer.status == 404:
             return {}
         if answer.status != 200:
             raise self._refusal(answer.status, "the files could not be listed")
-        known = {blob_path(digest): digest for digest in digests}
-        found = {}
+        wanted, found = set(paths), {}
         for entry in self._parsed(answer, list):
-            place, size = (entry.get("path"), entry.get("size")) if isinstance(entry, dict) else (None, None)
-            if isinstance(place, str) and place in known and isinstance(size, int):
-                found[known[place]] = size
+            path, size = (entry.get("path"), entry.get("size")) if isinstance(entry, dict) else (None, None)
+            if isinstance(path, str) and path in wanted and isinstance(size, int):
+                found[path] = size
         return found
 
     def _file_url(self, path: str, revision: str) -> str:

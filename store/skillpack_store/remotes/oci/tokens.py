@@ -123,6 +123,10 @@ class Authorizer:
     def _fetch(self, parameters: dict[str, str], scope: str) -> _Token:
         who = self._who()
         if who is not None and who.registry_token:
+            if not _is_token(who.registry_token):
+                raise AuthenticationError(
+                    f"The token that is stored for {self._host} cannot be one.", hint="Log in again."
+                )
             return _Token(f"Bearer {who.registry_token}", time.monotonic() + _LONGEST_LIFE)
         realm = parameters.get("realm", "")
         scopes = [scope, *(part for part in parameters.get("scope", "").split() if part not in scope.split())]
@@ -156,10 +160,14 @@ class Authorizer:
             life = min(max(float(document.get("expires_in") or _DEFAULT_LIFE), 0.0), _LONGEST_LIFE)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             text, life = None, 0.0
-        if not isinstance(text, str) or not text.isascii() or not text.isprintable():
+        if not isinstance(text, str) or not _is_token(text):
             raise RemoteError(f"The answer of the token server of {self._host} cannot be read.")
         # A little early, so that it does not run out on its way.
         return _Token(f"Bearer {text}", time.monotonic() + 0.9 * life)
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def parse_challenges(header: str) -> list[Challenge]:
