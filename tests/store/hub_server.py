@@ -168,6 +168,12 @@ class Handler(BaseHTTPRequestHandler):
         except yaml.YAMLError as error:
             self.reply({"errors": [{"message": str(error)}], "warnings": []}, 400)
             return
+        base, license_name = data.get("base_model", []), data.get("license", "mit")
+        wrong = [one for one in ([base] if isinstance(base, str) else base) if "/" not in one]
+        wrong += [] if license_name in {"mit", "apache-2.0", "unknown"} else [license_name]
+        if wrong:
+            self.reply({"errors": [{"message": f"{wrong} is not valid"}], "warnings": []}, 400)
+            return
         missing = [] if data.get("library_name") else [{"message": "no library_name"}]
         self.reply({"errors": [], "warnings": missing})
 

@@ -144,6 +144,21 @@ class TestWhatPeopleSee:
         assert card.data.tags == ["skillpack"]
         assert "| [math](skills/math) | org/base |" in card.text
 
+    @pytest.mark.parametrize(
+        ("base", "license_name", "license_shown"),
+        [("a-folder", "Apache-2.0", "apache-2.0"), ("org/base", "my-own", None)],
+    )
+    def test_what_the_hub_would_refuse_is_left_out(self, repository, remote, base, license_name, license_shown):
+        card = f"---\nbase_model: {base}\nlicense: {license_name}\n---\n# Math\n".encode()
+        skill = repository.put_skill(b"{}", CONFIG_TYPE, [])
+        repository.commit("main", lambda _: {"math": skill}, message="Add math", **WHO)
+        repository.attach(skill, "application/vnd.skillpack.card.v1", [(card, "text/markdown", "README.md")])
+        push(repository, remote)
+        data = ModelCard(shown(remote, "README.md").decode()).data
+        assert (data.base_model, data.license) == (None, license_shown)
+        assert f"| {base} |" in shown(remote, "README.md").decode()
+        assert shown(remote, "skills/math/README.md") == card
+
     def test_a_card_that_somebody_wrote_stays(self, repository, skill, remote, at, hub):
 
         push(repository, remote)

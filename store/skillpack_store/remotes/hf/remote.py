@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
     from skillpack_store.remotes.client import Answer
+    from skillpack_store.remotes.hf.state import SkillView
 
     Operation = CommitOperationAdd | CommitOperationCopy | CommitOperationDelete
 
@@ -47,6 +48,10 @@ _HUB_ERRORS: tuple[type[Exception], ...] = (
     KeyError,
     TypeError,
 )
+
+
+class _CardRefusedError(Exception):
+    """The Hub does not know a license or a base model that a card names."""
 
 
 class HubRemote:
@@ -171,14 +176,28 @@ class HubRemote:
                 raise NotFoundError(f"{self.url} does not have {digest}, so {ref} cannot name it.")
             refs[ref] = digest
         view = view_of(refs, state.skills, self._document)
-        card, card_digest = self._card(head, state, State(refs, view))
+        try:
+            return self._commit_view(head, state, refs, view, f"{ref} -> {digest or 'nothing'}", facts=True)
+        except _CardRefusedError:
+            return self._commit_view(head, state, refs, view, f"{ref} -> {digest or 'nothing'}", facts=False)
+
+    def _commit_view(
+        self,
+        head: str,
+        state: State,
+        refs: Mapping[str, str],
+        view: Mapping[str, SkillView],
+        message: str,
+        *,
+        facts: bool,
+    ) -> bool:
+        card, card_digest = self._card(head, state.card, repository_card(self._repository, view, facts=facts))
         new = State(refs, view, card_digest)
         pending = self._pending.operations()
         operations: list[Operation] = [*pending.values(), *self._view_operations(head, state, new)]
         operations.append(CommitOperationAdd(STATE_PATH, new.build()))
         if card is not None:
             operations.append(CommitOperationAdd("README.md", card))
-        message = f"{ref} -> {digest or 'nothing'}"
         if not self._send(operations, message, head):
             return False
         self._pending.committed(pending)
@@ -214,15 +233,14 @@ class HubRemote:
                 operations.append(written or CommitOperationCopy(blob_path(file.digest), path))
         return operations
 
-    def _card(self, head: str, before: State, after: State) -> tuple[bytes | None, str]:
-        """Return the repository's card if it is to be written, and the digest of the last one that was."""
-        card = repository_card(self._repository, after.skills)
-        if digest_of(card) == before.card:
-            return None, before.card
+    def _card(self, head: str, before: str, card: bytes) -> tuple[bytes | None, str]:
+        """Return the card if it is to be written, and the digest of the last one that was."""
+        if digest_of(card) == before:
+            return None, before
         answer = self._fetch("GET", self._file_url("README.md", head), CARD_LIMIT)
-        if answer.status == 200 and digest_of(answer.data) != before.card:
+        if answer.status == 200 and digest_of(answer.data) != before:
             # Somebody wrote their own.
-            return None, before.card
+            return None, before
         return card, digest_of(card)
 
     def _document(self, blob: Descriptor, limit: int) -> bytes:
@@ -332,6 +350,8 @@ class HubRemote:
         except OfflineModeIsEnabled as error:
             raise RemoteError(f"{self.url} cannot be reached: HF_HUB_OFFLINE is set.", hint="Unset it.") from error
         except _HUB_ERRORS as error:
+            if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
+                raise _CardRefusedError from error
             response = getattr(error, "response", None)
             status = getattr(response, "status_code", None)
             if conflict and status == 412:

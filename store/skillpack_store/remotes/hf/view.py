@@ -24,6 +24,7 @@ __all__ = ["CARD_LIMIT", "repository_card", "view_of"]
 
 CARD_LIMIT = 1 << 20  # bytes
 _CARD = "README.md"
+_HUB_ID = re.compile(r"[A-Za-z0-9._-]{1,96}/[A-Za-z0-9._-]{1,96}")
 _ENDINGS = {"json": ".json", "zstd": ".zst", "safetensors": ".safetensors", "markdown": ".md"}
 
 
@@ -48,10 +49,17 @@ def view_of(refs: Mapping[str, str], before: Mapping[str, SkillView], read: Read
     return view
 
 
-def repository_card(repository: str, view: Mapping[str, SkillView]) -> bytes:
-    """Return the ``README.md`` of a repository (https://huggingface.co/docs/hub/model-cards)."""
-    bases = sorted({skill.base_model for skill in view.values() if skill.base_model})
-    licenses = {skill.license for skill in view.values()}
+def repository_card(repository: str, view: Mapping[str, SkillView], *, facts: bool = True) -> bytes:
+    """Return the ``README.md`` of a repository (https://huggingface.co/docs/hub/model-cards).
+
+    Args:
+        repository: ``org/name``.
+        view: The skills.
+        facts: Whether its header names base models and the license. The Hub refuses a card with one that it does not
+            know.
+    """
+    bases = sorted({skill.base_model for skill in view.values() if facts and _HUB_ID.fullmatch(skill.base_model)})
+    licenses = {skill.license.lower() for skill in view.values() if facts}
     header = ModelCardData(
         base_model=bases or None,
         base_model_relation="adapter" if bases else None,
