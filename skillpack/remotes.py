@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skillpack.errors import StoreError, UsageError
 from skillpack.progress import Progress, silent
-from skillpack.settings import default_author, default_store
+from skillpack.settings import default_author, default_store, registry_config_files
 from skillpack.summaries import open_existing, open_or_create, tools
 from skillpack_store.remotes.listing import NamedRemote, RemoteList
 from skillpack_store.remotes.opening import check_url, open_remote, open_writable
@@ -283,7 +283,7 @@ def clone(
         RemoteError: the remote cannot be reached. What came is kept for the next time.
     """
     target = default_store() if folder is None else folder
-    opened = open_remote(check_url(url), **({"insecure": True} if insecure else {}))
+    opened = open_remote(check_url(url), **_options(NamedRemote("", url, insecure)))
     if branch not in {ref.removeprefix("heads/") for ref in _ls_remote(opened) if ref.startswith("heads/")}:
         # Says what there is; before anything is made.
         _fail_for_branch(url, branch, list(_ls_remote(opened)))
@@ -335,8 +335,11 @@ def _find(remote: str, store: StoreLike, *, insecure: bool) -> NamedRemote:
     )
 
 
-def _options(remote: NamedRemote) -> dict[str, bool]:
-    return {"insecure": True} if remote.insecure else {}
+def _options(remote: NamedRemote) -> dict[str, Any]:
+    found: dict[str, Any] = {"insecure": True} if remote.insecure else {}
+    if remote.url.startswith("oci:"):
+        found["config_files"] = registry_config_files()
+    return found
 
 
 def _summary(repository: Repository, remote: NamedRemote) -> RemoteSummary:

@@ -2,7 +2,7 @@
 
 `SKILLPACK_HOME` moves the folder in which the default store and what interrupted packs leave live. The Hugging Face
 libraries read `HF_HOME`, `HF_HUB_OFFLINE` and their other variables themselves, and temporary files go where `TMPDIR`
-says.
+says. Credentials for registries are where docker (`DOCKER_CONFIG`) and podman (`REGISTRY_AUTH_FILE`) keep them.
 """
 
 from __future__ import annotations
@@ -34,3 +34,15 @@ def default_author() -> str:
         return getpass.getuser()
     except (OSError, KeyError):
         return "unknown"
+
+
+def registry_config_files() -> list[Path]:
+    """Files with credentials for registries, the first to look at first: docker's, then podman's."""
+    home, named, docker = Path.home(), os.environ.get("REGISTRY_AUTH_FILE"), os.environ.get("DOCKER_CONFIG")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return [
+        *([Path(named)] if named else []),
+        (Path(docker) if docker else home / ".docker") / "config.json",
+        *([Path(runtime) / "containers" / "auth.json"] if runtime else []),
+        home / ".config" / "containers" / "auth.json",
+    ]

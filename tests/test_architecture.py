@@ -49,7 +49,9 @@ def test_the_rules_are_applied_to_all_modules():
 
 @pytest.mark.parametrize("module", modules_of("skillpack_store"))
 def test_the_store_knows_nothing_of_models(module):
-    allowed = {*sys.stdlib_module_names, "skillpack_store", "typing_extensions", "filelock", "platformdirs", "obstore"}
+    allowed = {*sys.stdlib_module_names, "skillpack_store", "typing_extensions", "filelock", "platformdirs"}
+    if within(module, "skillpack_store.remotes"):
+        allowed |= {"huggingface_hub", "obstore", "urllib3"}
     assert {name.partition(".")[0] for name in imports(module)} <= allowed
 
 
@@ -101,7 +103,10 @@ def test_only_the_command_line_prints_reads_the_environment_or_exits(module):
 def test_nothing_is_unpickled_or_run(module):
     found = {*calls(module), *imports(module)}
     assert not found & {"eval", "exec", "compile", "__import__", "torch.load", "np.load", "numpy.load"}
-    assert not [name for name in found if within(name, "pickle", "marshal", "shelve", "subprocess")]
+    # Docker's configuration names programs that keep credentials.
+    helpers = {"subprocess"} if module == "skillpack_store.remotes.oci.credentials" else set()
+    refused = {"pickle", "marshal", "shelve", "subprocess"} - helpers
+    assert not [name for name in found if within(name, *refused)]
 
 
 @pytest.mark.parametrize("module", MODULES)

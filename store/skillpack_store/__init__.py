@@ -12,6 +12,7 @@ from skillpack_store.commit_graph import CommitRecord
 from skillpack_store.descriptors import Descriptor, canonical_json, digest_of, parse_digest, parse_json
 from skillpack_store.documents import SKILL_TYPE, Attachment, Commit, SkillManifest
 from skillpack_store.errors import (
+    AuthenticationError,
     BusyError,
     CorruptStoreError,
     MergeConflictError,
@@ -42,6 +43,7 @@ __all__ = [
     "SKILL_TYPE",
     "Address",
     "Attachment",
+    "AuthenticationError",
     "BusyError",
     "Commit",
     "CommitRecord",

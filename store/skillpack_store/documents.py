@@ -113,8 +113,9 @@ class Commit:
         Raises:
             StoreError: A skill's name is not allowed, or the library has more skills than fit in one document.
         """
+        # Without their artifactType: skopeo 1.9 loses it and would write another index, with another digest.
         entries = [
-            Descriptor(skill.digest, skill.size, MANIFEST, SKILL_TYPE, {NAME: check_skill_name(name)})
+            Descriptor(skill.digest, skill.size, MANIFEST, "", {NAME: check_skill_name(name)})
             for name, skill in sorted(skills.items())
         ]
         annotations = {
@@ -143,7 +144,7 @@ class Commit:
             _require_name(name)
             if name in skills:
                 raise ValueError(f"the skill {name} is there twice")
-            skills[name] = Descriptor(entry.digest, entry.size, entry.media_type, entry.artifact_type)
+            skills[name] = Descriptor(entry.digest, entry.size, entry.media_type, entry.artifact_type or SKILL_TYPE)
         return cls(
             digest=digest_of(data),
             skills=dict(sorted(skills.items())),

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "AuthenticationError",
     "BusyError",
     "CorruptStoreError",
     "DivergedError",
@@ -90,3 +91,7 @@ class RemoteError(StoreError):
 
 class RefusedError(RemoteError):
     """A remote understood and refuses, so that there is no use in trying again."""
+
+
+class AuthenticationError(RefusedError):
+    """A remote wants to know who asks, or does not let them."""

@@ -62,6 +62,7 @@ def test_every_primitive_and_export_exists():
 def test_errors_have_published_exit_codes():
     codes = {name: getattr(errors, name).exit_code for name in errors.__all__}
     assert codes == {
+        "AuthenticationError": 1,
         "BusyError": 11,
         "CorruptStoreError": 13,
         "DivergedError": 1,

@@ -215,7 +215,18 @@ class Upload:
     def _chunks(self, blob: Descriptor, meter: Meter, sent: list[int]) -> Iterator[bytes]:
         meter.advance(-sent[0])
         sent[0] = 0
-        for chunk in self._repository.blobs.stream(blob.digest):
+        for chunk in _verified(self._repository.blobs.stream(blob.digest)):
             yield chunk
             sent[0] += len(chunk)
             meter.advance(len(chunk))
+
+
+def _verified(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Hold the last chunk back until the whole was hashed: whoever knows the size may not ask for more than that."""
+    held = b""
+    for chunk in chunks:
+        if held:
+            yield held
+        held = chunk
+    if held:
+        yield held

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from huggingface_hub import constants
 
 from skillpack_store import Repository
 from skillpack_store.transfer import trying
@@ -10,6 +11,8 @@ from tests.store.remotes.kinds import KINDS
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
     monkeypatch.setattr(trying, "FIRST_PAUSE", 0.001)
+    # The server of the tests takes files as the Hub took them before.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+import base64
 import http.server
+import json
 import os
 import re
+import shutil
+import tempfile
 import threading
 import urllib.request
 from functools import partial
 from pathlib import Path
 
+from skillpack_store.remotes import hub
+from skillpack_store.remotes.hf.state import blob_path
 from skillpack_store.remotes.opening import open_remote
+from tests.store.servers import PASSWORD, USER, DockerRegistry, HubServer
 
 
 class Kind:
@@ -19,12 +27,14 @@ class Kind:
     Attributes:
         writable: Things are pushed by ``open``; otherwise by ``writer``, to a place that ``open`` shows.
         races: Two pushes in the same moment are told apart.
+        checks_itself: The server finds out that its own documents are damaged, and sends none then.
         stride: Of so many steps one is tried where every step would take too long.
     """
 
     name: str
     writable = True
     races = True
+    checks_itself = False
     stride = 1
 
     def __init__(self, folder: Path) -> None:
@@ -196,4 +206,83 @@ class Web(Folder):
         self.server.server_close()
 
 
-KINDS = [Folder, Memory, Archive, Bucket, Web]
+class _Served(Kind):
+    """A place on one server for all tests; each test has a name of its own there."""
+
+    _server = None
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        if type(self)._server is None:
+            type(self)._server = self.start()
+            atexit.register(type(self)._server.stop)
+        self._url = self._server.url()
+        self._before = {name: os.environ.get(name) for name in self.environment()}
+        os.environ.update(self.environment())
+
+    def start(self):
+        raise NotImplementedError
+
+    def environment(self):
+        """What another process needs to be let in."""
+        raise NotImplementedError
+
+    def url(self):
+        return self._url
+
+    def close(self):
+        for name, value in self._before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+class Registry(_Served):
+    """Debian's docker-registry, with passwords."""
+
+    name = "registry"
+    races = False
+    checks_itself = True
+    stride = 4
+
+    def start(self):
+        home = Path(tempfile.mkdtemp(prefix="skillpack-registry-"))
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        server = DockerRegistry.with_password(home / "registry")
+        (home / ".docker").mkdir()
+        login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        (home / ".docker" / "config.json").write_text(json.dumps({"auths": {server.host: {"auth": login}}}))
+        return server
+
+    def environment(self):
+        return {"HOME": str(self._server.folder.parent)}
+
+    def replace(self, digest, content):
+        hexadecimal = digest.removeprefix("sha256:")
+        data = self._server.folder / "data" / "docker" / "registry" / "v2" / "blobs"
+        (data / "sha256" / hexadecimal[:2] / hexadecimal / "data").write_bytes(content)
+
+
+class Hub(_Served):
+    """The Hub's protocol, by the server of the tests."""
+
+    name = "hub"
+    stride = 4
+
+    def start(self):
+        return HubServer()
+
+    def environment(self):
+        return {"HF_ENDPOINT": self._server.endpoint, "HF_TOKEN": "hf_write", "HF_HUB_DISABLE_XET": "1"}
+
+    def open(self):
+        # huggingface_hub has read its environment by now.
+        return hub.open_remote(self._url, endpoint=self._server.endpoint, token="hf_write", pause=0.01)
+
+    def replace(self, digest, content):
+        from huggingface_hub import HfApi
+
+        path = blob_path(digest)
+        api = HfApi(endpoint=self._server.endpoint, token="hf_write")
+        api.upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=self._url.removeprefix("hf://"))
+
+
+KINDS = [Folder, Memory, Archive, Bucket, Web, Registry, Hub]

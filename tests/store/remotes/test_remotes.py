@@ -279,8 +279,9 @@ def test_a_damaged_blob_at_rest_is_named_and_refused(place, ada, tmp_path):
         good = ada.blobs.read(digest, limit=size)
         place.replace(digest, bytes([good[0] ^ 1]) + good[1:])
         bob = Repository.create(tmp_path / digest)
-        with pytest.raises(CorruptStoreError, match=digest):
+        with pytest.raises((CorruptStoreError, RemoteError)) as caught:
             pull(bob, place.open(), None)
+        assert digest in caught.value.message or (place.checks_itself and "answered with 500" in caught.value.message)
         assert bob.branches() == {}
         assert [found for found in bob.blobs if found == digest] == []
         place.replace(digest, good)

@@ -1,0 +1,1 @@
+"""What an OCI registry needs beyond HTTP: credentials, tokens, uploads, tags."""
