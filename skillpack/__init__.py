@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skillpack.checkpoint import Checkpoint, open_checkpoint
-    from skillpack.errors import ReportedError, SkillPackError
+    from skillpack.errors import NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
     from skillpack.installing import FolderStatus, InstallReport, remove, status
     from skillpack.library import (
@@ -28,6 +28,20 @@ if TYPE_CHECKING:
         verify,
     )
     from skillpack.packing import PackReport, SweepReport, pack, sweep
+    from skillpack.signing import (
+        KeyInfo,
+        Policy,
+        Signature,
+        TrustedKey,
+        list_keys,
+        new_key,
+        set_policy,
+        show_key,
+        show_policy,
+        trust,
+        untrust,
+    )
+    from skillpack.signing.skills import sign, signatures
     from skillpack.skill import Skill
 
     list = list_skills  # noqa: A001 - the twin of the command
@@ -37,25 +51,40 @@ __all__ = [
     "EvalReport",
     "FolderStatus",
     "InstallReport",
+    "KeyInfo",
+    "NotTrustedError",
     "PackReport",
+    "Policy",
     "ReportedError",
+    "Signature",
     "Skill",
     "SkillDetails",
     "SkillPackError",
     "SkillSummary",
     "SweepReport",
+    "TrustWarning",
+    "TrustedKey",
     "delete",
     "evaluate",
     "export",
     "import_skill",
     "install",
     "list",
+    "list_keys",
+    "new_key",
     "open_checkpoint",
     "pack",
     "remove",
+    "set_policy",
     "show",
+    "show_key",
+    "show_policy",
+    "sign",
+    "signatures",
     "status",
     "sweep",
+    "trust",
+    "untrust",
     "verify",
 ]
 
@@ -65,25 +94,40 @@ _HOMES = {
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
     "InstallReport": "installing",
+    "KeyInfo": "signing",
+    "NotTrustedError": "errors",
     "PackReport": "packing",
+    "Policy": "signing",
     "ReportedError": "errors",
+    "Signature": "signing",
     "Skill": "skill",
     "SkillDetails": "library",
     "SkillPackError": "errors",
     "SkillSummary": "library",
     "SweepReport": "packing",
+    "TrustWarning": "errors",
+    "TrustedKey": "signing",
     "delete": "library",
     "evaluate": "evaluating",
     "export": "library",
     "import_skill": "library",
     "install": "library",
     "list": "library.list_skills",
+    "list_keys": "signing",
+    "new_key": "signing",
     "open_checkpoint": "checkpoint",
     "pack": "packing",
     "remove": "installing",
+    "set_policy": "signing",
     "show": "library",
+    "show_key": "signing",
+    "show_policy": "signing",
+    "sign": "signing.skills.sign",
+    "signatures": "signing.skills.signatures",
     "status": "installing",
     "sweep": "packing",
+    "trust": "signing",
+    "untrust": "signing",
     "verify": "library",
 }
 
@@ -91,8 +135,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'skillpack' has no attribute {name!r}")
-    module, _, attribute = _HOMES[name].partition(".")
-    return getattr(import_module(f"skillpack.{module}"), attribute or name)
+    module, _, attribute = _HOMES[name].rpartition(".")
+    return getattr(import_module(f"skillpack.{module or attribute}"), attribute if module else name)
 
 
 def __dir__() -> list[str]:  # type: ignore[valid-type]

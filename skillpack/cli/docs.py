@@ -9,17 +9,29 @@ import click
 
 from skillpack.cli.documents import KEYS
 from skillpack.cli.failures import DEBUG_VARIABLE, EXIT_CODES
-from skillpack.cli.root import ALIASES, root
-from skillpack.settings import HOME_VARIABLE
+from skillpack.cli.root import ALIASES, all_commands, root
+from skillpack.settings import HOME_VARIABLE, PASSWORD_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-TWINS: Final = {"import": "import_skill", "eval": "evaluate"}
+TWINS: Final = {
+    "import": "import_skill",
+    "eval": "evaluate",
+    "key new": "new_key",
+    "key list": "list_keys",
+    "key show": "show_key",
+    "policy show": "show_policy",
+    "policy set": "set_policy",
+    "policy trust": "trust",
+    "policy untrust": "untrust",
+}
 """Commands whose Python twin has another name."""
 
 _VARIABLES: Final = {
-    HOME_VARIABLE: "folder in which your own store lives; by default where the system keeps a user's data",
+    HOME_VARIABLE: "folder of your own store, keys and policy; by default where the system keeps a user's data and "
+    "configuration",
+    PASSWORD_VARIABLE: "password of a private key, so that nobody is asked for it",
     DEBUG_VARIABLE: "`1` prints the traceback of an error in SkillPack itself",
     "NO_COLOR": "no colours (no-color.org)",
     "HF_HOME, HF_HUB_OFFLINE": "respected when BASE, TUNED, MODEL_DIR or DATA is of the Hub",
@@ -55,7 +67,7 @@ def render() -> str:
     """The whole page, Markdown."""
     context = click.Context(root, info_name="skillpack")
     sections = [_INTRODUCTION, _exit_codes(), _variables(), _COMPLETION]
-    sections += [_section(name, root.commands[name], context) for name in root.list_commands(context)]
+    sections += [_section(name, command, context) for name, command in all_commands().items()]
     return "\n".join(sections)
 
 

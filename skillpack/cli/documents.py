@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from skillpack.cli.trust_documents import TRUST_KEYS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
@@ -151,7 +153,10 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     "delete": {**_within("skill", _SKILL), "dry_run": "nothing was changed"},
     "export": {"file": "the archive", "bytes": "its size", **_within("skills[]", _SKILL)},
     "import": _within("skills[]", _SKILL),
-    "verify": _within("skills[]", _SKILL),
+    "verify": {
+        **_within("skills[]", _SKILL),
+        "skills[].signers[]": "whose signatures of it hold, as the policy or --key names them",
+    },
     "eval": {
         "skill": "address that was evaluated",
         "task": "next token or class: what the model predicts",
@@ -169,6 +174,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "tensors[].kl": "its part of the KL, to first order, in nats",
         "remarks[]": "what could not be measured, and why",
     },
+    **TRUST_KEYS,
 }
 """Command -> path of a key -> its meaning. `[]` stands for every item of a list."""
 
@@ -288,9 +294,9 @@ def import_document(skills: Iterable[SkillSummary]) -> dict[str, Any]:
     return {"skills": _skills(skills)}
 
 
-def verify_document(skills: Iterable[SkillSummary]) -> dict[str, Any]:
-    """What `verify` prints."""
-    return {"skills": _skills(skills)}
+def verify_document(skills: Iterable[SkillSummary], signers: Mapping[str, list[str]]) -> dict[str, Any]:
+    """What `verify` prints; `signers` are names by the digest of a skill."""
+    return {"skills": [{**asdict(skill), "signers": signers[skill.digest]} for skill in skills]}
 
 
 def eval_document(report: EvalReport) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from skillpack.cli import evaluating, failures, folders, library, packing, showing
+from skillpack.cli import evaluating, failures, folders, library, packing, showing, signing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,8 +76,23 @@ for _command in (
     library.export,
     library.import_,
     library.verify,
+    signing.sign,
+    signing.signatures,
+    signing.key,
+    signing.policy,
 ):
     root.add_command(_command)
+
+
+def all_commands(group: click.Group = root, prefix: str = "") -> dict[str, click.Command]:
+    """Every command by its full name, such as ``key new``, in the order of use; groups themselves are left out."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found |= all_commands(command, f"{prefix}{name} ")
+        else:
+            found[f"{prefix}{name}"] = command
+    return found
 
 
 def main() -> None:
