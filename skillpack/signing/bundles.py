@@ -110,7 +110,7 @@ def make_bundle(private: Ed25519PrivateKey, public: PublicKey, digest: str, name
     return canonical_json(
         {
             "mediaType": BUNDLE_TYPE,
-            "verificationMaterial": {"publicKey": {"hint": public.hint}},
+            "verificationMaterial": {"publicKey": {"hint": public.hint}, "tlogEntries": []},
             "dsseEnvelope": {
                 "payload": base64.b64encode(payload).decode(),
                 "payloadType": _PAYLOAD,
