@@ -19,6 +19,8 @@ from skillpack.installing.journal import Journal, Move
 from skillpack.installing.receipt import FileRecord, Receipt, SkillRecord
 from skillpack.manifest import FILES, Manifest, block_of
 from skillpack.safetensors_file import open_tensor, plan_header, read_header, write_safetensors
+from skillpack.signing import Policy, PublicKey, TrustedKey
+from skillpack.signing.bundles import make_bundle, statement
 from skillpack.tensors import Tensor
 from skillpack_store import Repository, digest_of
 from skillpack_store.documents import COMMIT_TYPE, INDEX, MANIFEST, SKILL_TYPE, build_index
@@ -35,6 +37,7 @@ def main() -> None:
         write("store_documents", store_documents(Path(folder) / "store"))
     write("skill_streams", skill_streams(skills))
     write("model_folders", model_folders())
+    write("signatures", signatures())
 
 
 def write(target: str, seeds: list[tuple[int, str, bytes]]) -> None:
@@ -237,6 +240,22 @@ def model_folders() -> list[tuple[int, str, bytes]]:
         (0, "receipt", receipt.dump()),
         (1, "journal", journal.dump()),
         (2, "statistics", json.dumps(statistics).encode()),
+    ]
+
+
+def signatures() -> list[tuple[int, str, bytes]]:
+    """With a key that is always the same, and no secret."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    public = PublicKey.from_der(bytes.fromhex("302a300506032b6570032100") + private.public_key().public_bytes_raw())
+    keys = (TrustedKey("Ada", public, ("math-*", "code"), "2027-01-31"),)
+    return [
+        (0, "bundle", make_bundle(private, public, DIGEST, "math")),
+        (1, "payload", statement(DIGEST, "math")),
+        (2, "policy", Policy("require", keys).dump()),
+        (3, "pem", public.pem().encode()),
+        (3, "der", public.der),
     ]
 
 

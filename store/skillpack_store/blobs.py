@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from skillpack_store import disk
 from skillpack_store.descriptors import parse_digest
 from skillpack_store.errors import CorruptStoreError, NotFoundError, StoreError
+from skillpack_store.reading import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -105,7 +106,7 @@ class BlobStore:
         """
         self.size(digest)
         try:
-            return self.path(digest).open("rb")
+            return open_regular(self.path(digest))
         except FileNotFoundError:
             raise self._missing(digest) from None
 

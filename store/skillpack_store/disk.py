@@ -222,7 +222,10 @@ def write_exclusive(path: Path, chunks: Iterable[Buffer], mode: int = 0o644) -> 
 
 
 def remove_tree(path: Path) -> None:
-    """Remove the folder ``path`` and everything in it; symbolic links are removed, not followed."""
+    """Remove the folder ``path`` and everything in it; symbolic links are removed, not followed, ``path`` included."""
+    if path.is_symlink():
+        unlink(path)
+        return
     with os.scandir(path) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:

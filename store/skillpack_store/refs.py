@@ -7,6 +7,7 @@ compare-and-swap, and it needs no lock. Deletion is an entry without a digest.
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import time
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from skillpack_store import disk
 from skillpack_store.descriptors import canonical_json, parse_digest, parse_json
 from skillpack_store.errors import BusyError, CorruptStoreError, NotFoundError, StoreError
+from skillpack_store.reading import read_small, refuse_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +102,7 @@ class RefStore:
             CorruptStoreError: The newest entry of one of them cannot be read.
         """
         folder = self.folder / kind
+        refuse_link(folder)
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         values = {name: self.read(f"{kind}/{name}") for name in names if _is_name(name)}
         return {name: value for name, value in values.items() if value is not None}
@@ -136,7 +139,10 @@ class RefStore:
         kind, _, rest = name.partition("/")
         if kind not in KINDS:
             raise StoreError(f"{name[:120]!r} is not a ref: it must start with one of {', '.join(KINDS)} and a slash.")
-        return self.folder / kind / check_ref(rest)
+        folder = self.folder / kind / check_ref(rest)
+        for part in (folder.parent, folder):
+            refuse_link(part)
+        return folder
 
 
 def retry_busy(attempt: Callable[[], T], *, patience: float = 60.0) -> T:
@@ -201,12 +207,17 @@ def _numbers(folder: Path) -> list[int]:
 
 def _read_entry(path: Path, number: int) -> RefValue:
     try:
-        with path.open("rb") as file:
-            document = parse_json(file.read(_ENTRY_LIMIT + 1), limit=_ENTRY_LIMIT)
+        document = parse_json(read_small(path, _ENTRY_LIMIT), limit=_ENTRY_LIMIT)
         digest = None if document["digest"] is None else parse_digest(document["digest"])
         return RefValue(number, digest, str(document["time"]))
     except FileNotFoundError:
         raise NotFoundError(f"The ref entry {path} is gone.") from None
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.EINVAL}:
+            raise
+        raise CorruptStoreError(
+            f"The ref entry {path} is not a regular file.", hint="Remove it; nothing of a store is a link or a device."
+        ) from None
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptStoreError(
             f"The ref entry {path} is damaged: {error}.",

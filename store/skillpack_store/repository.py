@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,6 +11,7 @@ from skillpack_store.blobs import BlobStore
 from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, canonical_json, parse_json, parse_media_type
 from skillpack_store.documents import MANIFEST, SKILL_TYPE, Attachment, Commit, SkillManifest, build_index
 from skillpack_store.errors import CorruptStoreError, NoStoreError, StoreError
+from skillpack_store.reading import read_small, refuse_link
 from skillpack_store.refs import KINDS, RefStore
 
 if TYPE_CHECKING:
@@ -81,12 +83,16 @@ class Repository:
         """
         path = Path(path)
         try:
-            data = (path / "oci-layout").read_bytes()
+            data = read_small(path / "oci-layout", DOCUMENT_LIMIT)
         except (FileNotFoundError, NotADirectoryError):
             raise NoStoreError(
                 f"There is no store in {path}.",
                 hint="Check the path. A store is made when the first skill is packed, imported or pulled into it.",
             ) from None
+        except OSError as error:
+            if error.errno not in {errno.ELOOP, errno.EINVAL}:
+                raise
+            raise CorruptStoreError(f"{path / 'oci-layout'} is not a regular file.", hint="Is this a store?") from None
         try:
             version = parse_json(data, limit=DOCUMENT_LIMIT)["imageLayoutVersion"]
         except (ValueError, TypeError, KeyError):
@@ -96,7 +102,10 @@ class Repository:
             ) from None
         if version != "1.0.0":
             raise StoreError(f"The store in {path} has layout {version!r}, not 1.0.0.", hint="Update SkillPack.")
-        return cls(path)
+        repository = cls(path)
+        for folder in (path / "blobs", repository.blobs.folder, repository.refs.folder):
+            refuse_link(folder)
+        return repository
 
     @classmethod
     def open_or_create(cls, path: Path | str) -> Repository:

@@ -7,12 +7,14 @@ and the next write repairs it. Entries that another tool added carry no mark of 
 from __future__ import annotations
 
 import contextlib
+import errno
 from typing import TYPE_CHECKING, Any
 
 from skillpack_store import disk
 from skillpack_store.descriptors import Descriptor, canonical_json, parse_json
 from skillpack_store.documents import COMMIT_TYPE, INDEX
 from skillpack_store.errors import NotFoundError, StoreError
+from skillpack_store.reading import read_small
 from skillpack_store.refs import KINDS
 
 if TYPE_CHECKING:
@@ -68,8 +70,11 @@ def _entries(repository: Repository, refs: dict[str, str]) -> list[dict[str, Any
 
 def _write(path: Path, entries: list[dict[str, Any]]) -> None:
     try:
-        old = path.read_bytes()
-    except FileNotFoundError:
+        old = read_small(path, _LIMIT)
+    except OSError as error:
+        # What is not a plain file is replaced like a damaged one.
+        if error.errno not in {errno.ENOENT, errno.ELOOP, errno.EINVAL}:
+            raise
         old = b""
     document = _parse(old)
     foreign = [entry for entry in document.get("manifests", []) if not _is_ours(entry)]
