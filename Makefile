@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 # Tests sync thousands of tiny files; memory is the right place for them where there is some.
 TMP := $(if $(wildcard /dev/shm),/dev/shm,/tmp)
 
+FUZZ_RUNS ?= 1000000
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint bench docs clean
+.PHONY: help demo test test-fast lint fuzz bench docs clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +27,9 @@ lint: $(VENV)/.test ## style and strict types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/.test ## throw FUZZ_RUNS (by default a million) hostile inputs at every parser
+	$(BIN)/python fuzz/run.py $(FUZZ_RUNS)
 
 bench: $(VENV)/.test ## measure every figure of the README (many hours) and write its table
 	for name in exact fidelity bound comparison classifier memory speed; do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -81,7 +81,7 @@ def test_a_ref_that_is_a_link_to_a_folder(part, repository, outside):
     for work in (
         lambda: opened.refs.read(name),
         lambda: opened.refs.log(name),
-        lambda: opened.refs.list(kind) or opened.refs.read(name),
+        lambda: opened.refs.list(kind),
         lambda: opened.refs.update(name, digest_of(b""), expected=None),
     ):
         with pytest.raises(CorruptStoreError, match="is a link to somewhere else"):
@@ -289,7 +289,8 @@ def test_descriptors_that_are_refused(change, message):
 
 TRICKS = [
     "../math", "/math", "math/../code", "ma\\th", "math\0", "math\n", ".math", "math.", "ma..th", "-math", "Math",
-    "m\u0430th", "ma\u200bth", "math\u202e", "mat\u0301h", "\uff4dath", "math\u2024x", "\u212aelvin", "\u0660", "123", "",
+    "m\u0430th", "ma\u200bth", "math\u202e", "mat\u0301h", "\uff4dath", "math\u2024x", "\u212aelvin", "\u0660", "123",
+    "",
 ]  # fmt: skip
 
 
