@@ -1,7 +1,8 @@
 """Runs fuzz targets for a fixed number of inputs each: ``python fuzz/run.py RUNS [TARGET...]``, by default all.
 
-Options of libFuzzer, such as ``-seed=1``, are passed on. Memory is bounded to 2 GiB and an input to 10 seconds. What was found in a run is not kept, except for an input that
-crashes, hangs or takes too much memory: its file is named at the end, and ``python fuzz/TARGET.py FILE`` repeats it.
+Options of libFuzzer, such as ``-seed=1``, are passed on. Memory is bounded to 2 GiB and an input to 10 seconds. What a
+run finds out is not kept, except for an input that crashes, hangs or takes too much memory: it is written beside the
+target, libFuzzer's last lines name its file, and ``python fuzz/TARGET.py FILE`` repeats it.
 """
 
 from __future__ import annotations

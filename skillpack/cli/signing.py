@@ -19,7 +19,6 @@ from skillpack.cli.trust_documents import (
     trusted_document,
 )
 from skillpack.errors import UsageError, listing
-from skillpack.settings import PASSWORD_VARIABLE, key_password
 
 if TYPE_CHECKING:
     from skillpack.cli.console import Output
@@ -210,6 +209,8 @@ def _help(context: click.Context) -> None:
 
 
 def _new_password() -> str | None:
+    from skillpack.settings import PASSWORD_VARIABLE, key_password
+
     password = key_password()
     if password is not None:
         return password
@@ -225,6 +226,7 @@ def _new_password() -> str | None:
 
 
 def _password_of(key: str) -> str | None:
+    from skillpack.settings import PASSWORD_VARIABLE, key_password
     from skillpack.signing.keys import is_encrypted, private_key_file
 
     path = private_key_file(key)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -61,6 +63,21 @@ def test_openssl_verifies_it(bundle, ada, tmp_path):
 
     assert verify("signed").returncode == 0
     assert verify("forged").returncode != 0
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl program")
+def test_the_documented_commands_verify_it(bundle, ada, tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "threat-model.md"
+    (script,) = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+    payload, signature = parts(bundle)
+    (tmp_path / "payload").write_bytes(payload)
+    (tmp_path / "sig").write_bytes(signature)
+    shutil.copy(ada.path, tmp_path / "ada.pub")
+    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "Signature Verified Successfully\n")
+    assert (tmp_path / "signed").read_bytes() == Bundle.parse(bundle).signed
+    (tmp_path / "payload").write_bytes(payload + b" ")
+    assert subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, capture_output=True, check=False).returncode != 0
 
 
 def test_securesystemslib_verifies_the_envelope(bundle, ada):
