@@ -54,6 +54,7 @@ class Repository:
 
         Raises:
             StoreError: The folder holds something else.
+            CorruptStoreError: A folder in it is a link to somewhere else.
         """
         path = Path(path)
         present = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
@@ -65,6 +66,7 @@ class Repository:
                 hint="Choose an empty folder.",
             )
         repository = cls(path)
+        repository.refuse_links()
         disk.make_directory(repository.blobs.folder)
         for kind in KINDS:
             disk.make_directory(repository.refs.folder / kind)
@@ -103,8 +105,7 @@ class Repository:
         if version != "1.0.0":
             raise StoreError(f"The store in {path} has layout {version!r}, not 1.0.0.", hint="Update SkillPack.")
         repository = cls(path)
-        for folder in (path / "blobs", repository.blobs.folder, repository.refs.folder):
-            refuse_link(folder)
+        repository.refuse_links()
         return repository
 
     @classmethod
@@ -118,6 +119,11 @@ class Repository:
                 if not (Path(path) / "oci-layout").exists():
                     raise
         return cls.open(path)
+
+    def refuse_links(self) -> None:
+        """Refuse a store with a folder that is a symbolic link; raises ``CorruptStoreError``."""
+        for folder in (self.path / "blobs", self.blobs.folder, self.refs.folder):
+            refuse_link(folder)
 
     def put_skill(
         self, config: bytes, config_media_type: str, layers: Sequence[tuple[Iterable[Buffer], str]]

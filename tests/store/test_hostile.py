@@ -69,6 +69,16 @@ def test_a_folder_of_a_store_that_is_a_link(part, repository, outside):
     assert unharmed(outside)
 
 
+@pytest.mark.parametrize("part", ["blobs", "refs"])
+def test_a_folder_that_is_a_link_before_there_is_a_store(part, tmp_path, outside):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / part).symlink_to(outside)
+    for make in (Repository.create, Repository.open_or_create):
+        with pytest.raises(CorruptStoreError, match=f"{part} is a link to somewhere else"):
+            make(tmp_path / "new")
+    assert unharmed(outside)
+
+
 @pytest.mark.parametrize("part", ["heads", "tags", "heads/main", "tags/v1"])
 def test_a_ref_that_is_a_link_to_a_folder(part, repository, outside):
     commit = commit_skill(repository, "math", "one")
