@@ -7,6 +7,7 @@ target, libFuzzer's last lines name its file, and ``python fuzz/TARGET.py FILE``
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -31,11 +32,17 @@ def main(arguments: list[str]) -> int:
 
 def fuzz(target: str, runs: int, more: list[str]) -> int:
     """Run one target, print what came of it, and return its exit code."""
-    with tempfile.TemporaryDirectory() as grown:
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="skillpack-fuzz-", dir=memory if memory.is_dir() else None) as scratch:
+        grown = Path(scratch) / "corpus"
+        grown.mkdir()
         options = [f"-runs={runs}", "-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1", *more]
         files = [f"-dict={HERE / 'words.dict'}", f"-artifact_prefix={HERE / target}-", grown, HERE / "corpus" / target]
         command = [sys.executable, HERE / f"{target}.py", *options, *files]
-        done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, errors="replace", check=False)
+        environment = {**os.environ, "TMPDIR": scratch}
+        done = subprocess.run(
+            command, cwd=HERE.parent, env=environment, capture_output=True, text=True, errors="replace", check=False
+        )
     found = dict(re.findall(r"stat::(\w+): +(\d+)", done.stderr))
     print(
         f"{target}: {found.get('number_of_executed_units', 0)} runs, {found.get('average_exec_per_sec', 0)} a second, "

@@ -27,6 +27,7 @@ from skillpack.errors import (
     StoreError,
 )
 from skillpack.installing import install, status
+from skillpack.installing.checks import check_places
 from skillpack.installing.journal import Journal, Move, finish
 from skillpack.installing.model_folder import ModelFolder
 from skillpack.installing.receipt import FileRecord, Receipt, SkillRecord
@@ -421,6 +422,14 @@ def test_a_journal_that_writes_through_a_link(model, outside):
     for work in (lambda: finish(folder), lambda: status(model)):
         with pytest.raises(ConflictError, match="sub is a link to somewhere else, and nothing is written through it"):
             work()
+    assert unharmed(outside)
+
+
+def test_a_file_that_would_be_written_through_a_link(model, outside):
+    (model / "sub").symlink_to(outside / "deep")
+    check_places(ModelFolder(model), ["config.json", "other/config.json"])
+    with pytest.raises(ConflictError, match="sub is a link to somewhere else, and nothing is written through it"):
+        check_places(ModelFolder(model), ["config.json", "sub/config.json"])
     assert unharmed(outside)
 
 
