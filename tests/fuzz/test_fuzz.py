@@ -61,7 +61,8 @@ def test_a_crash_is_noticed(tmp_path):
     (tmp_path / "harness.py").write_text((FUZZ / "harness.py").read_text())
     done = subprocess.run(
         [sys.executable, tmp_path / "signatures.py", "-runs=20000", FUZZ / "corpus" / "signatures"],
-        cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, errors="replace", check=False, timeout=300,
+        cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True, text=True, errors="replace", check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0
     assert "Uncaught Python exception" in done.stderr + done.stdout
