@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 # Tests sync thousands of tiny files; memory is the right place for them where there is some.
 TMP := $(if $(wildcard /dev/shm),/dev/shm,/tmp)
 
+FUZZ_RUNS ?= 1000000
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint soak bench docs clean
+.PHONY: help demo test test-fast lint soak fuzz bench docs clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +30,9 @@ lint: $(VENV)/.test ## style and strict types
 
 soak: $(VENV)/.test ## the store against its model in memory, 100,000 random steps (half an hour)
 	SKILLPACK_STEPS=100000 $(BIN)/python -m pytest -q tests/store/test_state_machine.py --basetemp $(TMP)/skillpack-soak-$$$$
+
+fuzz: $(VENV)/.test ## throw FUZZ_RUNS (by default a million) hostile inputs at every parser
+	$(BIN)/python fuzz/run.py $(FUZZ_RUNS)
 
 bench: $(VENV)/.test ## measure every figure of the README (many hours) and write its table
 	for name in exact fidelity bound comparison classifier memory speed; do $(BIN)/python -m benchmarks.$$name || exit 1; done

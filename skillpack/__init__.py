@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
     from skillpack.differences import LibraryDiff, diff
-    from skillpack.errors import ReportedError, SkillPackError
+    from skillpack.errors import NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
     from skillpack.history import LogEntry, RefLogEntry, log, reflog
     from skillpack.installing import FolderStatus, InstallReport, remove, status
@@ -43,6 +43,20 @@ if TYPE_CHECKING:
         remove_remote,
         set_remote_url,
     )
+    from skillpack.signing import (
+        KeyInfo,
+        Policy,
+        Signature,
+        TrustedKey,
+        list_keys,
+        new_key,
+        set_policy,
+        show_key,
+        show_policy,
+        trust,
+        untrust,
+    )
+    from skillpack.signing.skills import sign, signatures
     from skillpack.skill import Skill
     from skillpack.summaries import SkillSummary, list_skills
     from skillpack.upkeep import fsck, gc, stats
@@ -54,15 +68,19 @@ __all__ = [
     "EvalReport",
     "FolderStatus",
     "InstallReport",
+    "KeyInfo",
     "LibraryChange",
     "LibraryDiff",
     "Lock",
     "LogEntry",
+    "NotTrustedError",
     "PackReport",
+    "Policy",
     "RefLogEntry",
     "RefSummary",
     "RemoteSummary",
     "ReportedError",
+    "Signature",
     "Skill",
     "SkillDetails",
     "SkillPackError",
@@ -70,6 +88,8 @@ __all__ = [
     "SweepReport",
     "SyncReport",
     "TransferReport",
+    "TrustWarning",
+    "TrustedKey",
     "add_remote",
     "branch",
     "clone",
@@ -83,11 +103,13 @@ __all__ = [
     "import_skill",
     "install",
     "list",
+    "list_keys",
     "list_remotes",
     "lock",
     "log",
     "ls_remote",
     "merge",
+    "new_key",
     "open_checkpoint",
     "pack",
     "pull",
@@ -97,14 +119,21 @@ __all__ = [
     "remove_remote",
     "restore",
     "revert",
+    "set_policy",
     "set_remote_url",
     "show",
+    "show_key",
+    "show_policy",
+    "sign",
+    "signatures",
     "stats",
     "status",
     "sweep",
     "sync",
     "tag",
+    "trust",
     "undelete",
+    "untrust",
     "verify",
 ]
 
@@ -114,15 +143,19 @@ _HOMES = {
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
     "InstallReport": "installing",
+    "KeyInfo": "signing",
     "LibraryChange": "branching",
     "LibraryDiff": "differences",
     "Lock": "locked_skills",
     "LogEntry": "history",
+    "NotTrustedError": "errors",
     "PackReport": "packing",
+    "Policy": "signing",
     "RefLogEntry": "history",
     "RefSummary": "branching",
     "RemoteSummary": "remotes",
     "ReportedError": "errors",
+    "Signature": "signing",
     "Skill": "skill",
     "SkillDetails": "library",
     "SkillPackError": "errors",
@@ -130,6 +163,8 @@ _HOMES = {
     "SweepReport": "packing",
     "SyncReport": "locked_skills",
     "TransferReport": "remotes",
+    "TrustWarning": "errors",
+    "TrustedKey": "signing",
     "add_remote": "remotes",
     "branch": "branching",
     "clone": "remotes",
@@ -143,11 +178,13 @@ _HOMES = {
     "import_skill": "library",
     "install": "library",
     "list": "summaries.list_skills",
+    "list_keys": "signing",
     "list_remotes": "remotes",
     "lock": "locked_skills",
     "log": "history",
     "ls_remote": "remotes",
     "merge": "branching",
+    "new_key": "signing",
     "open_checkpoint": "checkpoint",
     "pack": "packing",
     "pull": "remotes",
@@ -157,14 +194,21 @@ _HOMES = {
     "remove_remote": "remotes",
     "restore": "branching",
     "revert": "branching",
+    "set_policy": "signing",
     "set_remote_url": "remotes",
     "show": "library",
+    "show_key": "signing",
+    "show_policy": "signing",
+    "sign": "signing.skills.sign",
+    "signatures": "signing.skills.signatures",
     "stats": "upkeep",
     "status": "installing",
     "sweep": "packing",
     "sync": "locked_skills",
     "tag": "branching",
+    "trust": "signing",
     "undelete": "branching",
+    "untrust": "signing",
     "verify": "library",
 }
 
@@ -172,8 +216,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'skillpack' has no attribute {name!r}")
-    module, _, attribute = _HOMES[name].partition(".")
-    return getattr(import_module(f"skillpack.{module}"), attribute or name)
+    module, _, attribute = _HOMES[name].rpartition(".")
+    return getattr(import_module(f"skillpack.{module or attribute}"), attribute if module else name)
 
 
 def __dir__() -> list[str]:  # type: ignore[valid-type]

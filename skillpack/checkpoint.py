@@ -282,8 +282,10 @@ def _nested_folders(folder: Path) -> list[str]:
     if (folder / "modules.json").is_file():
         try:
             modules = json.loads((folder / "modules.json").read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DamagedCheckpointError(f"{folder / 'modules.json'} is not valid JSON ({error})") from error
+        if not isinstance(modules, list):
+            raise DamagedCheckpointError(f"{folder / 'modules.json'} does not hold a list of modules")
         named |= {str(module.get("path", "")) for module in modules if isinstance(module, dict)}
     if (folder / "model_index.json").is_file():
         named |= {name for name, value in read_json(folder / "model_index.json").items() if isinstance(value, list)}

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from skillpack.errors import ConflictError, DamagedSkillError, WrongBaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 _CARRIED: Final = re.compile(r".+\.(json|jinja|model|tiktoken|spm)|vocab\.txt|merges\.txt|tokenizer\.model\.v\d+")
 _NOT_CARRIED: Final = re.compile(
     r".*\.index\.json|adapter_config\.json|trainer_state\.json|(all|train|eval|predict|test)_results\.json"
 )
+_RESERVED: Final = re.compile(r"(?i)con|prn|aux|nul|com[0-9]|lpt[0-9]")
 _SAFE_PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._+@=-]{0,199}")
 # What the libraries note about the run that wrote a file; no model or tokenizer behaves differently for it.
 _SILENT_KEYS: Final = frozenset(
@@ -64,11 +65,17 @@ class FileChange:
         if self.kind not in {"patch", "whole"}:
             raise DamagedSkillError(f"{self.path!a}: unknown kind of file change {self.kind!a}")
         parts = self.path.split("/")
-        if not all(_SAFE_PART.fullmatch(part) and part[-1] not in " ." for part in parts) or not carries(self.path):
+        if not all(map(_is_safe, parts)) or not carries(self.path):
             raise DamagedSkillError(
                 f"A skill may not change the file {self.path!a}",
                 hint="Only tokenizer, template and config files with plain names are carried.",
             )
+
+
+def _is_safe(part: str) -> bool:
+    # A device name stays one with any extension on Windows.
+    reserved = _RESERVED.fullmatch(part.partition(".")[0].rstrip())
+    return _SAFE_PART.fullmatch(part) is not None and part[-1] not in " ." and reserved is None
 
 
 def carries(path: str) -> bool:
@@ -341,7 +348,7 @@ def _write_patch(operations: Sequence[_Operation]) -> bytes:
 
 
 def _read_patch(change: FileChange) -> list[_Operation]:
-    document = _load(change.content)
+    document = _load(change.content, pairs=_no_duplicates)
     if not isinstance(document, list) or not all(_is_step(step) for step in document):
         raise DamagedSkillError(f"The skill's change to {change.path} is not a valid patch")
     return [_Operation(step["op"], _keys(step["path"]), step.get("value")) for step in document]
@@ -359,10 +366,17 @@ def _keys(pointer: str) -> tuple[str, ...]:
     return tuple(key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:])
 
 
-def _load(content: bytes) -> Any:
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return document
+
+
+def _load(content: bytes, pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None) -> Any:
     """The value of a JSON text, or None where it is not valid JSON or nested so deeply that no model's file is it."""
     try:
-        document = json.loads(content)
+        document = json.loads(content, object_pairs_hook=pairs)
     except (ValueError, RecursionError):
         return None
     level = [document]

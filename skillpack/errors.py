@@ -1,7 +1,7 @@
 """Every error that SkillPack reports: what happened, what to do next, and the exit code of the command.
 
 Exit codes are published: 0 ok, 1 failed, 2 usage, 3 partly done, 10 no store, 11 busy, 12 wrong base, 13 corrupt,
-130 interrupted.
+14 not trusted, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ __all__ = [
     "NoStoreError",
     "NotFiniteError",
     "NotFoundError",
+    "NotTrustedError",
     "ReadOnlyError",
     "RefusedError",
     "RemoteError",
     "ReportedError",
     "SkillPackError",
     "StoreError",
+    "TrustWarning",
     "UnsupportedCheckpointError",
     "UsageError",
     "WrongBaseError",
@@ -105,6 +107,24 @@ class DamagedSkillError(SkillPackError):
     """The bytes of a skill are not what its manifest or digest announces."""
 
     exit_code: ClassVar[int] = 13
+
+
+class NotTrustedError(SkillPackError):
+    """A skill is not signed by anybody who is trusted for it, or a signature of it does not hold.
+
+    Attributes:
+        problems: what is wrong with each signature that was looked at.
+    """
+
+    exit_code: ClassVar[int] = 14
+
+    def __init__(self, message: str, *, problems: Iterable[str] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems)
+
+
+class TrustWarning(UserWarning):
+    """The policy asks only to warn, and a skill is taken although nobody who is trusted for it has signed it."""
 
 
 class DataError(SkillPackError):

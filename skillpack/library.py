@@ -10,6 +10,7 @@ from skillpack.errors import UsageError
 from skillpack.model_card import read_card
 from skillpack.parts import parse_subset
 from skillpack.progress import Progress, Stage, silent
+from skillpack.signing.checking import policy_of_keys, require_trusted
 from skillpack.skill import Skill, open_skill
 from skillpack.summaries import SkillSummary, StoreLike, label_of, open_existing, open_or_create, signed, summary_of
 from skillpack_store import check_skill_name, export_archive, import_archive, import_referrers
@@ -134,6 +135,7 @@ def import_skill(
     Raises:
         CorruptStoreError: the archive is damaged; the library stays as it was.
         DamagedSkillError: what it holds is no skill.
+        NotTrustedError: the policy requires a signature and none counts; the library stays as it was.
         UsageError: a name is given for several skills.
     """
     repository = open_or_create(store)
@@ -151,6 +153,8 @@ def _import(
     for own, descriptor in taken.items():
         open_skill(repository, descriptor.digest, own)
     import_referrers(repository, archive)
+    for own, descriptor in taken.items():
+        require_trusted(repository, descriptor.digest, own)
     commit_skills(
         repository, taken, branch=branch, author=author, message=message or f"Import {', '.join(sorted(taken))}"
     )
@@ -160,15 +164,18 @@ def _import(
 def verify(
     addresses: Sequence[str] | str = (),
     *,
+    keys: Sequence[str | Path] = (),
     store: StoreLike = None,
     branch: str = "main",
     subset: str | None = None,
     progress: Progress = silent,
 ) -> list[SkillSummary]:
-    """Re-hash every byte of skills and check that their manifests and streams fit together.
+    """Re-hash every byte of skills and check that their manifests and streams fit together, and their signatures.
 
     Args:
         addresses: which; by default all at the head of the branch.
+        keys: public keys (files, or names of your own); each skill must be signed by one of them. Without any, your
+            policy decides.
         store: where.
         branch: branch of the library.
         subset: ``1/5``: only the first of five parts of them, by digest; all parts together are everything.
@@ -178,7 +185,9 @@ def verify(
         CorruptStoreError: a blob is not what its digest says.
         DamagedSkillError: the content makes no sense.
         UsageError: `subset` makes no sense.
+        NotTrustedError: no signature of a skill counts.
     """
+    policy = policy_of_keys(keys) if keys else None
     repository = open_existing(store)
     wanted = [addresses] if isinstance(addresses, str) else list(addresses) or list(repository.skills(branch))
     found = [repository.resolve(address, branch) for address in wanted]
@@ -188,6 +197,7 @@ def verify(
     stage = Stage(progress, "verifying skills", sum(summary.size for summary in summaries))
     for skill, summary in zip(found, summaries, strict=True):
         open_skill(repository, skill.descriptor.digest, skill.name)
+        require_trusted(repository, skill.descriptor.digest, skill.name, policy)
         stage.advance(summary.size)
     return summaries
 
@@ -219,6 +229,7 @@ def install(
 
     Raises:
         NotFoundError: there is no such skill.
+        NotTrustedError: the policy requires a signature and none of a skill's counts; `force` is about the base only.
         UsageError: a weight is no number, or a skill is named twice.
     """
     from skillpack.installing import Wanted
@@ -229,6 +240,8 @@ def install(
     for text in [skills] if isinstance(skills, str) else skills:
         address, weight = parse_weight(text)
         found = repository.resolve(address, branch)
+        # Before anything of it is read: what nobody trusted has signed need not be parsed.
+        require_trusted(repository, found.descriptor.digest, found.name)
         skill = open_skill(repository, found.descriptor.digest, found.name)
         wanted.append(Wanted(skill, repository, weight, label_of(found)))
     return install_opened(

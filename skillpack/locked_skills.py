@@ -128,7 +128,7 @@ def lock(
     skills: Sequence[str] | str = (),
     *,
     output: str | Path | None = None,
-    remotes: Iterable[str] = (),
+    remotes: Iterable[str] | None = None,
     store: StoreLike = None,
     branch: str = "main",
 ) -> Lock:
@@ -137,7 +137,7 @@ def lock(
     Args:
         skills: addresses, each with an optional weight, as for `install`; by default all at the head of the branch.
         output: file to write; None for none.
-        remotes: addresses of stores that have the skills.
+        remotes: addresses of stores that have the skills; by default those of the store's remotes.
         store: where the skills are.
         branch: branch of the library.
 
@@ -148,6 +148,7 @@ def lock(
     """
     from skillpack.library import parse_weight
     from skillpack.summing import check_weight
+    from skillpack_store.remotes.listing import RemoteList
 
     repository = open_existing(store)
     wanted = [skills] if isinstance(skills, str) else list(skills) or list(repository.skills(branch))
@@ -170,6 +171,8 @@ def lock(
         )
     if len({skill.name for skill in found}) < len(found):
         raise UsageError("A lock holds one version of each skill", hint="Name each skill once.")
+    if remotes is None:
+        remotes = [remote.url for remote in RemoteList(repository).all().values()]
     locked = Lock(tuple(sorted(found, key=lambda skill: skill.name)), tuple(sorted(set(remotes))))
     if output is not None:
         disk.replace(Path(output), [locked.dump()])
@@ -200,9 +203,11 @@ def sync(
     Raises:
         LockFileError: the file cannot be used.
         NotFoundError: skills are not in the store; all of them are named.
+        NotTrustedError: your policy asks for a signature and none of a skill counts.
         ModifiedFolderError, WrongBaseError and others: as for `install`.
     """
     from skillpack.installing import Declared, Wanted, match, plan_steps, status
+    from skillpack.signing.checking import require_trusted
     from skillpack.skill import open_skill
 
     wanted = locked if isinstance(locked, Lock) else Lock.load(locked)
@@ -217,6 +222,7 @@ def sync(
     def find(skill: Declared) -> Wanted:
         if repository is None:
             raise NotFoundError(f"The skill {skill.name} was removed from {model_dir} meanwhile")
+        require_trusted(repository, skill.digest, skill.name)
         return Wanted(open_skill(repository, skill.digest, skill.name), repository, skill.weight, skill.label)
 
     report = match(declared, model_dir, find, force=force, dry_run=dry_run, progress=progress)

@@ -30,8 +30,10 @@ FILES: Final = "files"
 """Block of the layers that holds the contents of changed files."""
 
 _LIMIT: Final = 256 << 20
+_FILE_LIMIT: Final = 256 << 20
 _BLOCK: Final = re.compile(r"(?:[^.]+\.)*?\d+(?=\.)")
 _MAX_ELEMENTS: Final = 1 << 40
+_MAX_DIMENSIONS: Final = 32
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,10 @@ class TensorEntry:
         elements = 1
         for size in self.shape:
             elements *= max(1, size)
-        if self.dtype not in DTYPE_BYTES or elements > _MAX_ELEMENTS:
+        for name in (self.name, self.reference, self.same_as):
+            if name is not None:
+                _check_name(name)
+        if self.dtype not in DTYPE_BYTES or elements > _MAX_ELEMENTS or len(self.shape) > _MAX_DIMENSIONS:
             raise ValueError(f"tensor {self.name} has dtype {self.dtype} and shape {self.shape}")
         if (self.reference is None) != (self.reference_digest is None):
             raise ValueError(f"tensor {self.name} lacks its reference or the digest of it")
@@ -181,6 +186,13 @@ class CodedFile:
     kind: str
     size: int
     coded: int
+
+    def __post_init__(self) -> None:
+        # All of a file is decompressed into memory at once.
+        if self.size > _FILE_LIMIT:
+            raise ValueError(
+                f"the file {self.path} has {self.size} bytes, more than the {_FILE_LIMIT} that are allowed"
+            )
 
 
 @dataclass(frozen=True)
@@ -253,6 +265,10 @@ class Manifest:
         for listed in (*names, [name for name, _ in manifest.gone]):
             if listed != sorted(set(listed)):
                 raise ValueError("names are not sorted or occur twice")
+        for name, _ in manifest.gone:
+            _check_name(name)
+        if len({file.path.lower() for file in manifest.files}) < len(manifest.files):
+            raise ValueError("two files have names that differ only in case, which some disks take for one")
         return manifest
 
     @property
@@ -300,7 +316,13 @@ def _decompressed(data: bytes) -> bytes:
     size = zstandard.get_frame_parameters(data).content_size
     if not 0 < size <= _LIMIT:
         raise ValueError(f"it announces {size} bytes")
-    return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    return zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
+
+
+def _check_name(name: str) -> None:
+    """Refuse names that no weight file can have; a line break would let two models share a fingerprint."""
+    if not name or not name.isprintable() or name == "__metadata__":
+        raise ValueError(f"a tensor has the impossible name {name[:80]!a}")
 
 
 def _coded_file(document: Any) -> CodedFile:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from skillpack.errors import StoreError
 
 if TYPE_CHECKING:
     from skillpack.checkpoint import Checkpoint
@@ -85,11 +88,15 @@ def card_files(card: str) -> list[tuple[bytes, str, str]]:
 
 
 def read_card(repository: Repository, digest: str) -> str:
-    """The newest card of a skill; empty if it has none."""
+    """The newest card of a skill that can be read; empty if it has none.
+
+    Anybody who can write to the store can attach a card, so a damaged one must not keep the skill from being shown.
+    """
     for referrer in reversed(repository.referrers(digest)):
         if referrer.artifact_type == CARD_TYPE:
-            (file, *_) = repository.attachment(referrer.digest).files
-            return repository.blobs.read(file.digest, limit=_LIMIT).decode()
+            with contextlib.suppress(StoreError, UnicodeDecodeError):
+                for file in repository.attachment(referrer.digest).files[:1]:
+                    return repository.blobs.read(file.digest, limit=_LIMIT).decode()
     return ""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from skillpack.errors import CheckpointError, DamagedCheckpointError, UnsupportedCheckpointError
 from skillpack.tensors import DTYPE_BYTES, Tensor
 from skillpack_store import disk
+from skillpack_store.descriptors import refuse_crowd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -178,6 +179,7 @@ def write_safetensors(
 
 def _parse(path: Path, text: bytes, file_size: int) -> Header:
     try:
+        refuse_crowd(text)
         document = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         _damaged(path, f"has a header that is not valid JSON ({error})")

@@ -1,6 +1,7 @@
 """Everything that SkillPack takes from the environment.
 
-`SKILLPACK_HOME` moves the folder in which the default store and what interrupted packs leave live. The Hugging Face
+`SKILLPACK_HOME` moves the folder in which the default store, keys, the policy and what interrupted packs leave live.
+`SKILLPACK_KEY_PASSWORD` is the password of a private key where nobody can be asked. The Hugging Face
 libraries read `HF_HOME`, `HF_HUB_OFFLINE` and their other variables themselves, and temporary files go where `TMPDIR`
 says. Credentials for registries are where docker (`DOCKER_CONFIG`) and podman (`REGISTRY_AUTH_FILE`) keep them.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 import platformdirs
 
 HOME_VARIABLE = "SKILLPACK_HOME"
+PASSWORD_VARIABLE = "SKILLPACK_KEY_PASSWORD"  # noqa: S105 - the name of a variable
 
 
 def default_store() -> Path:
@@ -26,6 +28,27 @@ def unfinished_folder() -> Path:
     """Folder of what interrupted packs leave for the next ones."""
     home = os.environ.get(HOME_VARIABLE)
     return (Path(home) if home else platformdirs.user_cache_path("skillpack")) / "unfinished"
+
+
+def config_folder() -> Path:
+    """Folder of what a user decides: keys and the policy. It is never in a store, which others may write."""
+    home = os.environ.get(HOME_VARIABLE)
+    return Path(home) if home else platformdirs.user_config_path("skillpack")
+
+
+def keys_folder() -> Path:
+    """Folder of the user's own keys."""
+    return config_folder() / "keys"
+
+
+def policy_file() -> Path:
+    """File that says whose skills are accepted."""
+    return config_folder() / "policy.json"
+
+
+def key_password() -> str | None:
+    """Password of a private key, from the environment; None if it is not set."""
+    return os.environ.get(PASSWORD_VARIABLE)
 
 
 def default_author() -> str:

@@ -75,7 +75,10 @@ class Skill:
             if layer.media_type != LAYER_TYPE:
                 raise DamagedSkillError(f"skill {name} has a layer of unknown type {layer.media_type}")
             blobs.verify(layer.digest)
-            self._blocks.update(_blocks(blobs.path(layer.digest)))
+            blocks = _blocks(blobs.path(layer.digest))
+            if twice := blocks.keys() & self._blocks.keys():
+                raise DamagedSkillError(f"skill {name} has the streams of {min(twice)} twice")
+            self._blocks.update(blocks)
         self._places = self.manifest.places()
         self._check_extent()
 
@@ -190,6 +193,8 @@ def _load_tables(manifest: Manifest) -> Tables:
 def _blocks(path: Path) -> dict[str, Bytes]:
     try:
         header = read_header(path)
+        if any(entry.dtype != "U8" for entry in header.entries.values()):
+            raise CorruptStoreError(f"a layer of the skill is damaged: {path} holds tensors, not coded streams")
         return {name: open_tensor(path, header, name).data for name in header.entries}
     except CheckpointError as error:
         raise CorruptStoreError(f"a layer of the skill is damaged: {error}") from error
@@ -199,6 +204,6 @@ def _decompressed(coded: bytes, size: int) -> bytes:
     try:
         if zstandard.get_frame_parameters(coded).content_size != size:
             raise DamagedSkillError("a file in the skill is not as long as its manifest says")
-        return zstandard.ZstdDecompressor().decompress(coded, max_output_size=size)
+        return zstandard.ZstdDecompressor().decompress(coded, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise DamagedSkillError(f"a file in the skill does not decompress: {error}") from error

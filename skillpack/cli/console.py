@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from skillpack.errors import SkillPackError, UsageError
+from skillpack.errors import SkillPackError, TrustWarning, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from skillpack.cli.bar import Bar
 
@@ -46,6 +48,22 @@ class Output:
         if not self.quiet and not self.as_json:
             for line in lines:
                 click.echo(printable(line), err=True)
+
+    @contextlib.contextmanager
+    def trust_warnings(self) -> Iterator[None]:
+        """Say on stderr what is not trusted, in the place of Python's own warning."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", TrustWarning)
+            others = warnings.showwarning
+
+            def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+                if not issubclass(category, TrustWarning):
+                    others(message, category, *rest, **more)
+                elif not self.quiet:
+                    click.echo(f"warning: {printable(str(message))}", err=True)
+
+            warnings.showwarning = show
+            yield
 
     def result(self, document: Mapping[str, Any], *lines: str) -> None:
         """End a command that did something: with JSON, or with a few lines of talk."""

@@ -9,8 +9,8 @@ import click
 
 from skillpack.cli.documents import KEYS
 from skillpack.cli.failures import DEBUG_VARIABLE, EXIT_CODES
-from skillpack.cli.root import ALIASES, root
-from skillpack.settings import HOME_VARIABLE
+from skillpack.cli.root import ALIASES, all_commands, root
+from skillpack.settings import HOME_VARIABLE, PASSWORD_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,11 +23,20 @@ TWINS: Final = {
     "remote remove": "remove_remote",
     "remote set-url": "set_remote_url",
     "ls-remote": "ls_remote",
+    "key new": "new_key",
+    "key list": "list_keys",
+    "key show": "show_key",
+    "policy show": "show_policy",
+    "policy set": "set_policy",
+    "policy trust": "trust",
+    "policy untrust": "untrust",
 }
 """Commands whose Python twin has another name."""
 
 _VARIABLES: Final = {
-    HOME_VARIABLE: "folder in which your own store lives; by default where the system keeps a user's data",
+    HOME_VARIABLE: "folder of your own store, keys and policy; by default where the system keeps a user's data and "
+    "configuration",
+    PASSWORD_VARIABLE: "password of a private key, so that nobody is asked for it",
     DEBUG_VARIABLE: "`1` prints the traceback of an error in SkillPack itself",
     "NO_COLOR": "no colours (no-color.org)",
     "HF_HOME, HF_HUB_OFFLINE": "respected when BASE, TUNED, MODEL_DIR or DATA is of the Hub",
@@ -63,19 +72,8 @@ def render() -> str:
     """The whole page, Markdown."""
     context = click.Context(root, info_name="skillpack")
     sections = [_INTRODUCTION, _exit_codes(), _variables(), _COMPLETION]
-    sections += [_section(name, command, context) for name, command in every_command().items()]
+    sections += [_section(name, command, context) for name, command in all_commands().items()]
     return "\n".join(sections)
-
-
-def every_command() -> dict[str, click.Command]:
-    """Name -> command, those of groups by both names: ``remote add``."""
-    found: dict[str, click.Command] = {}
-    for name, command in root.commands.items():
-        if isinstance(command, click.Group):
-            found.update({f"{name} {inner}": part for inner, part in command.commands.items()})
-        else:
-            found[name] = command
-    return found
 
 
 def _exit_codes() -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skillpack.cli.history_documents import HISTORY_KEYS
 from skillpack.cli.remote_documents import REMOTE_KEYS
+from skillpack.cli.trust_documents import TRUST_KEYS
 from skillpack.cli.upkeep_documents import UPKEEP_KEYS
 
 if TYPE_CHECKING:
@@ -156,7 +157,10 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     "delete": {**_within("skill", _SKILL), "dry_run": "nothing was changed"},
     "export": {"file": "the archive", "bytes": "its size", **_within("skills[]", _SKILL)},
     "import": _within("skills[]", _SKILL),
-    "verify": _within("skills[]", _SKILL),
+    "verify": {
+        **_within("skills[]", _SKILL),
+        "skills[].signers[]": "whose signatures of it hold, as the policy or --key names them",
+    },
     **UPKEEP_KEYS,
     "eval": {
         "skill": "address that was evaluated",
@@ -177,6 +181,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     **HISTORY_KEYS,
     **REMOTE_KEYS,
+    **TRUST_KEYS,
 }
 """Command -> path of a key -> its meaning. `[]` stands for every item of a list."""
 
@@ -296,9 +301,9 @@ def import_document(skills: Iterable[SkillSummary]) -> dict[str, Any]:
     return {"skills": _skills(skills)}
 
 
-def verify_document(skills: Iterable[SkillSummary]) -> dict[str, Any]:
-    """What `verify` prints."""
-    return {"skills": _skills(skills)}
+def verify_document(skills: Iterable[SkillSummary], signers: Mapping[str, list[str]]) -> dict[str, Any]:
+    """What `verify` prints; `signers` are names by the digest of a skill."""
+    return {"skills": [{**asdict(skill), "signers": signers[skill.digest]} for skill in skills]}
 
 
 def eval_document(report: EvalReport) -> dict[str, Any]:

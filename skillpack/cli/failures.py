@@ -28,6 +28,7 @@ EXIT_CODES: Final = {
     11: "somebody else is at work on the same store or folder",
     12: "wrong base",
     13: "corrupt data",
+    14: "not trusted: no signature that your policy accepts",
     130: "interrupted",
 }
 _FAILED: Final = 1

@@ -51,8 +51,10 @@ def install(
 
     MODEL_DIR is a model folder; with -o also a Hub id or a folder in the Hub's cache. The base's files are kept, and
     skillpack remove brings every byte of them back.
+
+    Your policy decides whether a skill has to be signed (skillpack policy -h); --force does not change that.
     """
-    with output.progress() as progress:
+    with output.trust_warnings(), output.progress() as progress:
         report = skillpack.install(
             skills,
             model_dir,

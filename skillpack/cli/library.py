@@ -131,9 +131,11 @@ def import_(
 ) -> None:
     """Take the skills of a file into the library, every byte checked against its digest.
 
-    FILE is an OCI archive, as skillpack export writes it.
+    FILE is an OCI archive, as skillpack export writes it. Signatures come along, and your policy decides whether a
+    skill has to have one (skillpack policy -h).
     """
-    taken = skillpack.import_skill(file, name, store=store, branch=branch, message=message, author=author)
+    with output.trust_warnings():
+        taken = skillpack.import_skill(file, name, store=store, branch=branch, message=message, author=author)
     output.result(
         import_document(taken),
         f"imported {listing(map(_address, taken))}, {human(_total(taken))}",
@@ -141,23 +143,47 @@ def import_(
     )
 
 
-@click.command(short_help="Check every byte of skills.", epilog="Example: skillpack verify math")
+@click.command(
+    short_help="Check every byte of skills, and who signed them.", epilog="Example: skillpack verify math --key ada.pub"
+)
 @click.argument("skills", metavar="[SKILL...]", nargs=-1)
 @click.option("--subset", metavar="I/N", help="Only this part of N of the skills, such as 1/5.")
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Public key that must have signed; several: any.")
 @store_options
 @output_options
-def verify(skills: tuple[str, ...], *, subset: str | None, store: str | None, branch: str, output: Output) -> None:
+def verify(
+    skills: tuple[str, ...],
+    *,
+    subset: str | None,
+    keys: tuple[str, ...],
+    store: str | None,
+    branch: str,
+    output: Output,
+) -> None:
     """Hash every byte of skills again and check that what they say of themselves fits together.
 
     SKILL is an address; without any, all skills of the branch are checked. Damage ends the command with exit code 13.
+
+    KEY is the file of a public key or the name of one of your own; each skill must be signed by one of those given.
+    Without --key your policy decides. A skill without a signature that counts ends the command with exit code 14.
     """
-    with output.progress() as progress:
-        sound = skillpack.verify(skills, store=store, branch=branch, subset=subset, progress=progress)
+    with output.trust_warnings(), output.progress() as progress:
+        sound = skillpack.verify(skills, keys=keys, store=store, branch=branch, subset=subset, progress=progress)
+    signers = {skill.digest: _signers(skill, keys, store, branch) for skill in sound}
     if output.as_json:
-        output.document(verify_document(sound))
+        output.document(verify_document(sound, signers))
         return
-    output.lines(*(f"ok {_address(skill)} {skill.digest}" for skill in sound))
+    output.lines(*(f"ok {_address(skill)} {skill.digest}{_by(signers[skill.digest])}" for skill in sound))
     output.say(f"{counted(len(sound), 'skill')} checked, {human(_total(sound))}")
+
+
+def _signers(skill: SkillSummary, keys: tuple[str, ...], store: str | None, branch: str) -> list[str]:
+    found = skillpack.signatures(f"{skill.name}@{skill.digest}", keys=keys, store=store, branch=branch)
+    return [signature.signer for signature in found if not signature.problem]
+
+
+def _by(signers: list[str]) -> str:
+    return f" signed by {listing(signers)}" if signers else ""
 
 
 def _address(skill: SkillSummary) -> str:

@@ -19,6 +19,7 @@ from skillpack.cli import (
     packing,
     remotes,
     showing,
+    signing,
     syncing,
     upkeep,
 )
@@ -108,8 +109,23 @@ for _command in (
     remotes.fetch,
     remotes.clone,
     remotes.ls_remote,
+    signing.sign,
+    signing.signatures,
+    signing.key,
+    signing.policy,
 ):
     root.add_command(_command)
+
+
+def all_commands(group: click.Group = root, prefix: str = "") -> dict[str, click.Command]:
+    """Every command by its full name, such as ``key new``, in the order of use; groups themselves are left out."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found |= all_commands(command, f"{prefix}{name} ")
+        else:
+            found[f"{prefix}{name}"] = command
+    return found
 
 
 def main() -> None:

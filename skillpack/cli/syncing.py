@@ -72,7 +72,7 @@ def sync(
     Skills are installed, replaced, weighed anew and removed in one step, which is done whole or not at all. MODEL_DIR
     is the model folder.
     """
-    with output.progress() as progress:
+    with output.trust_warnings(), output.progress() as progress:
         found = skillpack.sync(
             model_dir, file, check=check, force=force, dry_run=dry_run, store=store, progress=progress
         )

@@ -54,7 +54,9 @@ def _decompress(coded: bytes, size: int) -> Bytes:
         announced = zstandard.get_frame_parameters(coded).content_size
         if announced != size:
             raise DamagedSkillError(f"a raw part announces {announced} bytes where {size} were expected")
-        return np.frombuffer(zstandard.ZstdDecompressor().decompress(coded, max_output_size=size), np.uint8)
+        return np.frombuffer(
+            zstandard.ZstdDecompressor().decompress(coded, max_output_size=size, allow_extra_data=False), np.uint8
+        )
     except zstandard.ZstdError as error:
         raise DamagedSkillError(f"a raw part does not decompress: {error}") from error
 

@@ -54,6 +54,8 @@ def refuse_modified(folder: ModelFolder, receipt: Receipt | None) -> None:
 
 def check_places(folder: ModelFolder, paths: Iterable[str]) -> None:
     """Whatever can be known to prevent the moves is found before the first one."""
+    paths = list(paths)
+    folder.refuse_linked_parents(paths)
     for path in paths:
         place = folder.root / path
         parents = [parent for parent in place.parents if parent.is_relative_to(folder.root)]

@@ -23,6 +23,7 @@ from skillpack.errors import BusyFolderError, DamagedCheckpointError, SkillPackE
 from skillpack.installing.kept_skills import prune_skills
 from skillpack.installing.receipt import safe_path
 from skillpack_store import canonical_json, digest_of, disk, parse_digest, parse_json
+from skillpack_store.reading import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,7 +140,8 @@ def finish(folder: ModelFolder) -> None:
         BusyFolderError: they are gone before anything was moved, and the folder is as it was.
         OSError: a move failed; it can be tried again.
     """
-    journal = Journal.load(folder.journal_path.read_bytes(), folder.journal_path)
+    journal = Journal.load(read_small(folder.journal_path, _LIMIT), folder.journal_path)
+    folder.refuse_linked_parents([move.path for move in journal.moves])
     if _is_stale(folder, journal):
         _withdraw(folder, "another command changed the model while this one was preparing")
     moving = _Moving(folder, journal)

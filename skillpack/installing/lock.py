@@ -38,8 +38,10 @@ def locked(folder: ModelFolder) -> Iterator[None]:
 
     Raises:
         BusyFolderError: another command holds it.
+        SkillPackError: our corner of the folder is a link to somewhere else.
         OSError: the folder cannot be written; it is as it was.
     """
+    folder.refuse_links()
     path = folder.state / "folder.lock"
     try:
         fd = _acquire(folder, path)

@@ -21,10 +21,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from skillpack.checkpoint import StoredCheckpoint, TensorInfo
-from skillpack.errors import CheckpointError, DamagedCheckpointError, SkillPackError, listing
-from skillpack.installing.receipt import Receipt
+from skillpack.errors import CheckpointError, ConflictError, DamagedCheckpointError, SkillPackError, listing
+from skillpack.installing.receipt import LIMIT, Receipt
 from skillpack.safetensors_file import Header, read_header
 from skillpack_store import disk
+from skillpack_store.reading import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -63,10 +64,42 @@ class ModelFolder:
             DamagedCheckpointError: the receipt makes no sense.
         """
         try:
-            data = self.receipt_path.read_bytes()
+            data = read_small(self.receipt_path, LIMIT)
         except (FileNotFoundError, NotADirectoryError):
             return None
         return Receipt.load(data, self.receipt_path)
+
+    def refuse_links(self) -> None:
+        """Refuse a corner that leads elsewhere, as a folder that a stranger made may have it.
+
+        Raises:
+            SkillPackError: one of our folders, or the receipt or the journal, is a symbolic link.
+        """
+        own = [*self.state_folders(), self.kept, self.skills, self.receipt_path, self.journal_path]
+        for path in (*own, *self.staging_folders()):
+            if path.is_symlink():
+                raise SkillPackError(
+                    f"{path} is a link to somewhere else; what belongs to skills stays within the model folder",
+                    hint="Look at where it leads, and remove it.",
+                )
+
+    def refuse_linked_parents(self, paths: Iterable[str]) -> None:
+        """Refuse to write through folders that are symbolic links.
+
+        Args:
+            paths: of files, relative to the model folder.
+
+        Raises:
+            ConflictError: a folder on the way to one is a link.
+        """
+        for root in (self.root, self.kept, *(staging / "files" for staging in self.staging_folders())):
+            for path in paths:
+                parent = PurePosixPath(path).parent.as_posix()
+                if parent != "." and _is_linked(root, parent):
+                    raise ConflictError(
+                        f"{root / parent} is a link to somewhere else, and nothing is written through it",
+                        hint="Put a plain folder in its place.",
+                    )
 
     def hide(self) -> None:
         """Hide our corner from git."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 FORMAT: Final = 1
-_LIMIT: Final = 256 << 20
+LIMIT: Final = 256 << 20  # bytes
 _CHUNK: Final = 1 << 20
 
 
@@ -60,7 +60,10 @@ class FileRecord:
     @classmethod
     def from_json(cls, document: Any) -> FileRecord:
         """Inverse of `to_json`."""
-        return cls(int(document["size"]), parse_digest(document["sha256"]), int(document["mtime_ns"]))
+        size, time = document["size"], document["mtime_ns"]
+        if type(size) is not int or type(time) is not int or size < 0:
+            raise TypeError("a file has a size or a time that is no whole number")
+        return cls(size, parse_digest(document["sha256"]), time)
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,12 @@ class SkillRecord:
     @classmethod
     def from_json(cls, document: Any) -> SkillRecord:
         """Inverse of `vars`."""
-        name, label, forced = document["name"], document["label"], document["forced"]
+        name, label, forced, weight = (document[field] for field in ("name", "label", "forced", "weight"))
         if not (isinstance(name, str) and isinstance(label, str) and isinstance(forced, bool)):
             raise TypeError("a skill has a name, a label or a flag of the wrong type")
-        return cls(name, label, parse_digest(document["digest"]), float(document["weight"]), forced)
+        if type(weight) not in {int, float}:
+            raise TypeError("a skill has a weight that is no number")
+        return cls(name, label, parse_digest(document["digest"]), float(weight), forced)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ class Receipt:
             SkillPackError: a newer version wrote it.
         """
         try:
-            document = parse_json(data, limit=_LIMIT)
+            document = parse_json(data, limit=LIMIT)
             if document["format"] != FORMAT:
                 raise SkillPackError(
                     f"{path} has format {document['format']!r}; this version reads format {FORMAT}",

@@ -7,13 +7,14 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from skillpack.errors import DataError
-from skillpack_store import disk
+from skillpack_store import disk, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 _SCHEMA: Final = 1
+_LIMIT: Final = 64 << 20
 
 
 def write_statistics(path: Path, tuned: str, metric: str, sensitivity: Mapping[str, float]) -> None:
@@ -44,7 +45,7 @@ def read_statistics(path: Path, tuned: str, metric: str) -> dict[str, float] | N
         DataError: it is damaged, or about another fine-tune or metric.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes(), limit=_LIMIT)
     except FileNotFoundError:
         return None
     except ValueError as error:

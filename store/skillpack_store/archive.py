@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export_archive", "import_archive", "import_referrers"]
 
+_DOCUMENTS_LIMIT = 64 << 20  # bytes; all of them are in memory at once
 _FILE = re.compile(r"(?:\./)?(oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})")
 
 
@@ -166,7 +167,7 @@ def _sized(repository: Repository, digest: str, size: int) -> Iterator[bytes]:
     yield from repository.blobs.stream(digest)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Archive:
     """An archive whose files all have names and places that they may have."""
 
@@ -175,6 +176,8 @@ class _Archive:
     members: Mapping[str, Member]
     entries: list[Descriptor]
     documents: dict[tuple[str, Callable[[bytes], Any]], Any]
+    seen: set[str] = field(default_factory=set)
+    parsed: int = 0
 
     def damaged(self, reason: str) -> CorruptStoreError:
         hint = "Get the archive again from where it came from; nothing of it was put into a library."
@@ -211,6 +214,11 @@ class _Archive:
         # Once only: an index may name one large document a thousand times.
         key = (document.digest, parse)
         if key not in self.documents:
+            if document.digest not in self.seen:
+                self.seen.add(document.digest)
+                self.parsed += document.size
+            if self.parsed > _DOCUMENTS_LIMIT:
+                raise self.damaged(f"its documents have more than {_DOCUMENTS_LIMIT} bytes together")
             self.documents[key] = self._parse(document, parse)
         found: T = self.documents[key]
         return found

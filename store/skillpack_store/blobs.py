@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from skillpack_store import disk
 from skillpack_store.descriptors import parse_digest
 from skillpack_store.errors import CorruptStoreError, NotFoundError, StoreError
+from skillpack_store.reading import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -142,7 +143,7 @@ class BlobStore:
         for _ in range(_TRIES):
             self.size(digest)
             with contextlib.suppress(FileNotFoundError):
-                return self.path(digest).open("rb")
+                return open_regular(self.path(digest))
         raise self._missing(digest)
 
     def read(self, digest: str, *, limit: int) -> bytes:

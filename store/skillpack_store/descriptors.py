@@ -24,6 +24,7 @@ __all__ = ["DOCUMENT_LIMIT", "Descriptor", "canonical_json", "digest_of", "parse
 DOCUMENT_LIMIT = 4 << 20  # bytes; registries take no larger manifest (OCI distribution-spec)
 _DEPTH_LIMIT = 32
 _NUMBER_LIMIT = 40  # characters
+_VALUES_LIMIT = 1 << 23
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 
@@ -117,8 +118,8 @@ def parse_json(data: bytes, *, limit: int = DOCUMENT_LIMIT) -> Any:
         limit: The most bytes it may have.
 
     Raises:
-        ValueError: It is too long or nested too deeply, is not JSON, has a key twice, a number that is not finite or
-            overlong, or text that UTF-8 cannot hold.
+        ValueError: It is too long or nested too deeply, has too many values, is not JSON, has a key twice, a number
+            that is not finite or overlong, or text that UTF-8 cannot hold.
 
     >>> parse_json(b'{"a": 1, "a": 2}')
     Traceback (most recent call last):
@@ -126,6 +127,7 @@ def parse_json(data: bytes, *, limit: int = DOCUMENT_LIMIT) -> Any:
     """
     if len(data) > limit:
         raise ValueError(f"the document has {len(data)} bytes, more than the {limit} that are allowed")
+    refuse_crowd(data)
     try:
         value = json.loads(
             data.decode(),
@@ -144,6 +146,16 @@ def parse_json(data: bytes, *, limit: int = DOCUMENT_LIMIT) -> Any:
             if isinstance(part, str):
                 part.encode()
     return value
+
+
+def refuse_crowd(data: bytes) -> None:
+    """Refuse JSON whose values would take far more memory than its text does, before any of them is made.
+
+    Raises:
+        ValueError: It has more than eight million values; commas and brackets in text are counted with them.
+    """
+    if len(data) > _VALUES_LIMIT and data.count(b",") + data.count(b"[") + data.count(b"{") > _VALUES_LIMIT:
+        raise ValueError(f"the document has more than {_VALUES_LIMIT} values")
 
 
 def text_map(value: object) -> dict[str, str]:

@@ -163,9 +163,15 @@ def make_directory(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def write_new(path: Path, chunks: Iterable[Buffer]) -> None:
-    """Write ``chunks`` to the file ``path``, which must not exist; on any error the file is removed again."""
-    fd = create(path)
+def write_new(path: Path, chunks: Iterable[Buffer], mode: int = 0o644) -> None:
+    """Write ``chunks`` to the file ``path``, which must not exist; on any error the file is removed again.
+
+    Args:
+        path: The file.
+        chunks: Its content.
+        mode: Its permission bits from the first byte on, less those that the umask takes away.
+    """
+    fd = create(path, mode)
     opened = True
     try:
         for chunk in chunks:
@@ -194,14 +200,19 @@ def replace(path: Path, chunks: Iterable[Buffer]) -> None:
     sync_directory(path.parent)
 
 
-def write_exclusive(path: Path, chunks: Iterable[Buffer]) -> bool:
+def write_exclusive(path: Path, chunks: Iterable[Buffer], mode: int = 0o644) -> bool:
     """Create ``path`` with ``chunks`` as its whole content, or leave what is there.
+
+    Args:
+        path: The file.
+        chunks: Its content.
+        mode: See ``write_new``.
 
     Returns:
         True if this call created the file, False if the name was taken. Of several processes exactly one gets True.
     """
     temporary = temporary_name(path)
-    write_new(temporary, chunks)
+    write_new(temporary, chunks, mode)
     try:
         created = _link_once(temporary, path)
     finally:
@@ -211,7 +222,10 @@ def write_exclusive(path: Path, chunks: Iterable[Buffer]) -> bool:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove the folder ``path`` and everything in it; symbolic links are removed, not followed."""
+    """Remove the folder ``path`` and everything in it; symbolic links are removed, not followed, ``path`` included."""
+    if path.is_symlink():
+        unlink(path)
+        return
     with os.scandir(path) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:

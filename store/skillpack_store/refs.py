@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from skillpack_store import disk
 from skillpack_store.descriptors import canonical_json, digest_of, parse_digest, parse_json
 from skillpack_store.errors import BusyError, CorruptStoreError, NotFoundError, StoreError
+from skillpack_store.reading import read_small, refuse_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -124,6 +125,7 @@ class RefStore:
     def names(self, kind: str) -> list[str]:
         """Return the names of the refs of one kind, sorted, those that are deleted included."""
         folder = self.folder / kind
+        refuse_link(folder)
         if kind != "remotes":
             return _names(folder)
         return [f"{remote}/{branch}" for remote in _names(folder) for branch in _names(folder / remote)]
@@ -211,10 +213,13 @@ class RefStore:
         kind, _, rest = name.partition("/")
         if kind not in KINDS:
             raise StoreError(f"{name[:120]!r} is not a ref: it must start with one of {', '.join(KINDS)} and a slash.")
-        if kind != "remotes":
-            return self.folder / kind / check_ref(rest)
-        remote, _, branch = rest.partition("/")
-        return self.folder / kind / check_ref(remote) / check_ref(branch)
+        names = rest.partition("/")[::2] if kind == "remotes" else (rest,)
+        folder = self.folder / kind
+        refuse_link(folder)
+        for part in names:
+            folder /= check_ref(part)
+            refuse_link(folder)
+        return folder
 
 
 def retry_busy(attempt: Callable[[], T], *, patience: float = 60.0) -> T:
@@ -318,14 +323,16 @@ def parse_entry(data: bytes) -> tuple[str | None, str]:
 
 def _read_entry(path: Path, number: int) -> RefValue:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            return RefValue(number, *parse_entry(file.read(ENTRY_LIMIT + 1)))
+        return RefValue(number, *parse_entry(read_small(path, ENTRY_LIMIT)))
     except FileNotFoundError:
         raise NotFoundError(f"The ref entry {path} is gone.") from None
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in {errno.ELOOP, errno.EISDIR}:
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.EINVAL, errno.EISDIR}:
             raise
+        raise CorruptStoreError(
+            f"The ref entry {path} is not a regular file.", hint="Remove it; nothing of a store is a link or a device."
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CorruptStoreError(
             f"The ref entry {path} is damaged: {error}.",
             hint=f"Restore it from a copy of the store, or move it away to go back to the entry before {number}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,6 +12,7 @@ from skillpack_store.commit_graph import CommitGraph
 from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, canonical_json, parse_json, parse_media_type
 from skillpack_store.documents import MANIFEST, SKILL_TYPE, Attachment, Commit, SkillManifest, build_index
 from skillpack_store.errors import CorruptStoreError, NoStoreError, StoreError
+from skillpack_store.reading import read_small, refuse_link
 from skillpack_store.refs import KINDS, RefStore
 from skillpack_store.trash import Trash
 from skillpack_store.writers import writing
@@ -64,6 +66,7 @@ class Repository:
 
         Raises:
             StoreError: The folder holds something else.
+            CorruptStoreError: A folder in it is a link to somewhere else.
         """
         path = Path(path)
         present = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
@@ -75,6 +78,7 @@ class Repository:
                 hint="Choose an empty folder.",
             )
         repository = cls(path)
+        repository.refuse_links()
         disk.make_directory(repository.blobs.folder)
         for kind in KINDS:
             disk.make_directory(repository.refs.folder / kind)
@@ -93,12 +97,16 @@ class Repository:
         """
         path = Path(path)
         try:
-            data = (path / "oci-layout").read_bytes()
+            data = read_small(path / "oci-layout", DOCUMENT_LIMIT)
         except (FileNotFoundError, NotADirectoryError):
             raise NoStoreError(
                 f"There is no store in {path}.",
                 hint="Check the path. A store is made when the first skill is packed, imported or pulled into it.",
             ) from None
+        except OSError as error:
+            if error.errno not in {errno.ELOOP, errno.EINVAL}:
+                raise
+            raise CorruptStoreError(f"{path / 'oci-layout'} is not a regular file.", hint="Is this a store?") from None
         try:
             version = parse_json(data, limit=DOCUMENT_LIMIT)["imageLayoutVersion"]
         except (ValueError, TypeError, KeyError):
@@ -108,7 +116,9 @@ class Repository:
             ) from None
         if version != "1.0.0":
             raise StoreError(f"The store in {path} has layout {version!r}, not 1.0.0.", hint="Update SkillPack.")
-        return cls(path)
+        repository = cls(path)
+        repository.refuse_links()
+        return repository
 
     @classmethod
     def open_or_create(cls, path: Path | str) -> Repository:
@@ -130,6 +140,11 @@ class Repository:
         protects what is stored and not committed yet.
         """
         return writing(self.path / "writers")
+
+    def refuse_links(self) -> None:
+        """Refuse a store with a folder that is a symbolic link; raises ``CorruptStoreError``."""
+        for folder in (self.path / "blobs", self.blobs.folder, self.refs.folder):
+            refuse_link(folder)
 
     def put_skill(
         self, config: bytes, config_media_type: str, layers: Sequence[tuple[Iterable[Buffer], str]]

@@ -7,13 +7,14 @@ and the next write repairs it. Entries that another tool added carry no mark of 
 from __future__ import annotations
 
 import contextlib
-import stat
+import errno
 from typing import TYPE_CHECKING, Any
 
 from skillpack_store import disk
 from skillpack_store.descriptors import Descriptor, canonical_json, parse_json
 from skillpack_store.documents import COMMIT_TYPE, INDEX
 from skillpack_store.errors import CorruptStoreError, StoreError
+from skillpack_store.reading import read_small
 from skillpack_store.refs import SHARED_KINDS, check_ref
 
 if TYPE_CHECKING:
@@ -146,8 +147,11 @@ def _entries(repository: Repository) -> list[dict[str, Any]]:
 
 def _write(path: Path, entries: list[dict[str, Any]]) -> None:
     try:
-        old = path.read_bytes()
-    except FileNotFoundError:
+        old = read_small(path, INDEX_LIMIT)
+    except OSError as error:
+        # What is not a plain file is replaced like a damaged one.
+        if error.errno not in {errno.ENOENT, errno.ELOOP, errno.EINVAL}:
+            raise
         old = b""
     new = merge_index(old, entries)
     if new != old:
@@ -160,10 +164,7 @@ def _merged(document: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise ValueError("it is not a file")
-    with path.open("rb") as file:
-        return _parse(file.read(INDEX_LIMIT + 1), strict=True)
+    return _parse(read_small(path, INDEX_LIMIT), strict=True)
 
 
 def _parse(data: bytes, *, strict: bool = False) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import pytest
 
 import skillpack
 from skillpack.cli import bar
-from skillpack.cli.docs import TWINS, every_command, render
+from skillpack.cli.docs import TWINS, render
 from skillpack.cli.documents import KEYS
-from skillpack.cli.root import root
+from skillpack.cli.root import all_commands, root
 
-COMMANDS = every_command()
+COMMANDS = all_commands()
 HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetensors", "constriction", "zstandard"]
 
 
@@ -27,6 +27,8 @@ def test_the_commands():
         *["gc", "fsck", "stats"],
         *["remote add", "remote list", "remote remove", "remote set-url"],
         *["push", "pull", "fetch", "clone", "ls-remote"],
+        *["sign", "signatures", "key new", "key list", "key show"],
+        *["policy show", "policy set", "policy trust", "policy untrust"],
     ]
 
 
@@ -122,10 +124,15 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json):
         "eval": run_json("eval", "tiny", *of_tiny, "--data", tmp_path / "data.txt"),
         "export": run_json("export", "math", tmp_path / "math.tar"),
         "import": run_json("import", tmp_path / "math.tar"),
-        "verify": run_json("verify"),
         "gc": run_json("gc", "--now", "-y"),
         "stats": run_json("stats"),
         "fsck": run_json("fsck", "--full"),
+        "key new": run_json("key", "new", "ada", "--no-password"),
+        "key list": run_json("key", "list"),
+        "key show": run_json("key", "show", "ada"),
+        "sign": run_json("sign", "math", "code", "math-tuned", "--key", "ada"),
+        "signatures": run_json("signatures", "math"),
+        "verify": run_json("verify", "--key", "ada"),
         "delete": run_json("delete", "math", "-y"),
         **history(run_json, model, tmp_path),
         "remote add": run_json("remote", "add", "origin", tmp_path / "stick"),
@@ -137,6 +144,10 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json):
         "remote list": run_json("remote", "list"),
         "remote set-url": run_json("remote", "set-url", "origin", tmp_path / "stick"),
         "remote remove": run_json("remote", "remove", "origin"),
+        "policy trust": run_json("policy", "trust", "ada", "--name", "Ada"),
+        "policy show": run_json("policy", "show"),
+        "policy set": run_json("policy", "set", "require"),
+        "policy untrust": run_json("policy", "untrust", "Ada"),
     }
     assert set(printed) == set(KEYS) == set(COMMANDS)
     for name, document in printed.items():

@@ -351,8 +351,8 @@ def test_an_adapter_is_packed_by_its_factors(tmp_path):
         (_, analysis, _), *others = plan.analyses
         assert not others
         assert analysis["all_values"].shape == (4,)
-        left, right = plan.factors(1e-5)
-        assert plan.error(left @ right.T) < 1e-3
+        found = plan.factors(1e-5)
+        assert plan.error((found.left * found.weights) @ found.right.T) < 1e-3
         before = LossyPlan(delta, change, plan.seed)
         before.delta = dataclasses.replace(delta, tuned=_WithoutFactors(tuned))
         before.analyse(1e-9)
