@@ -222,7 +222,9 @@ class Download:
     def _fetched(self, document: Descriptor) -> bytes:
         """Return a document of the remote and keep it beside the blobs until all that it refers to is there."""
         for path in self._incoming.leftovers(document.digest):
-            data = path.read_bytes()
+            data = b""
+            with contextlib.suppress(FileNotFoundError):
+                data = path.read_bytes()
             if digest_of(data) == document.digest:
                 break
         else:

@@ -71,13 +71,18 @@ class Incoming:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def leftovers(self, digest: str) -> list[Path]:
-        """Return the parts of a blob, the longest first."""
+    def leftovers(self, digest: str, most: int | None = None) -> list[Path]:
+        """Return the parts of a blob, the longest first; any of them may be gone by now.
+
+        Args:
+            digest: The blob.
+            most: Its size in bytes, if those that are longer do not matter.
+        """
         found = []
         for path in self.folder.glob(f"{_hex(digest)}.*.part") if self.folder.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):
                 found.append((path.stat().st_size, path))
-        return [path for _, path in sorted(found, reverse=True)]
+        return [path for size, path in sorted(found, reverse=True) if most is None or size <= most]
 
     def start(self, digest: str, size: int, *, resume: bool) -> Part:
         """Return a new part of a blob.
@@ -90,8 +95,8 @@ class Incoming:
         disk.make_directory(self.folder)
         part = Part(self.folder / f"{_hex(digest)}.{secrets.token_hex(8)}.part")
         if resume:
-            for path in self.leftovers(digest):
-                if path != part.path and path.stat().st_size <= size:
+            for path in self.leftovers(digest, size):
+                if path != part.path:
                     _copy(path, part)
                     break
         return part
