@@ -103,26 +103,21 @@ class Curve:
         self.kl_at, self.size_at, self.start = kl_at, size_at, start
         self.open = self.coded = 0
 
-    def first_step(self):
-        return self.start
-
-    def coded_at(self, step):
+    def attempt(self, step):
         self.open += 1
         self.coded += 1
-        return SimpleNamespace(step=step, size=round(self.size_at(step)), payload=SimpleNamespace(close=self.close))
+        packed = SimpleNamespace(step=step, size=round(self.size_at(step)), payload=SimpleNamespace(close=self.close))
+        return packed, Measured(self.kl_at(step) / 2, self.kl_at(step), 1, 1, 0.0)
 
     def close(self):
         self.open -= 1
-
-    def measure(self, packed):
-        return Measured(self.kl_at(packed.step) / 2, self.kl_at(packed.step), 1, 1, 0.0)
 
 
 @pytest.mark.parametrize("start", [1e-3, 0.1, 1.0, 30.0])
 @pytest.mark.parametrize("slope", [1.0, 2.0, 3.5, 6.0])
 def test_a_search_ends_close_to_its_goal(slope, start):
     curve = Curve(lambda step: 0.01 * step**slope, start=start)
-    packed, measured = pack_within(curve, 0.02, curve.measure)
+    packed, measured = pack_within(curve.start, 0.02, curve.attempt)
     assert 0.85 * 0.02 <= measured.upper <= 0.02
     assert measured.upper == curve.kl_at(packed.step)
     assert curve.open == 1
@@ -130,14 +125,14 @@ def test_a_search_ends_close_to_its_goal(slope, start):
 
 def test_a_search_with_a_jump_gives_what_fits():
     curve = Curve(lambda step: 0.001 if step < 2 else 0.5)
-    packed, measured = pack_within(curve, 0.02, curve.measure)
+    packed, measured = pack_within(curve.start, 0.02, curve.attempt)
     assert (measured.upper, curve.open) == (0.001, 1)
     assert packed.step > 1.5
 
 
 def test_a_search_stops_where_packs_shrink_no_more():
     curve = Curve(lambda step: min(step, 0.004), size_at=lambda step: max(1e6 / step, 5e4))
-    packed, _ = pack_within(curve, 0.02, curve.measure)
+    packed, _ = pack_within(curve.start, 0.02, curve.attempt)
     assert packed.size == 50_000
     assert curve.coded <= 6
 
@@ -145,6 +140,6 @@ def test_a_search_stops_where_packs_shrink_no_more():
 def test_a_search_that_finds_nothing_leaves_nothing_open():
     curve = Curve(lambda step: 0.5, size_at=lambda step: 1e6)
     with pytest.raises(UsageError, match=r"0\.5 at best"):
-        pack_within(curve, 0.02, curve.measure)
+        pack_within(curve.start, 0.02, curve.attempt)
     assert curve.open == 0
     assert curve.coded <= 3
