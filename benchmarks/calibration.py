@@ -1,10 +1,11 @@
 """What calibration texts are worth: skills of the same bytes that learned from different texts, or from none.
 
-    python -m benchmarks.calibration [--task city-facts] [--size 4]
+    python -m benchmarks.calibration [--task city-facts] [--size 2]
 
 SmolLM2-135M-Instruct fine-tuned to write numbers in Spanish (or another task of the suite). The texts are prompts of
 the task that are neither trained nor measured, 8 to 512 of them, or 64 of another task; a quarter of them only decides
-whether what was learned is kept. Measured on held-out answers, up to 150.
+whether what was learned is kept. With 64 of them the parts of what is learned stand alone as well: the sensitivity of
+tensors by either metric, and errors of rounding that cancel out. Measured on held-out answers, up to 150.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import skillpack
@@ -24,7 +26,7 @@ from recipes.suite import SUITE
 from recipes.tasks import TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from skillpack.texts import Sample
@@ -35,29 +37,40 @@ FOREIGN = "word-problems", 64
 """Texts of another kind: no number, and hardly a word, in common with the answers that are measured."""
 
 
+ALONE = 64
+PARTS: Mapping[str, Mapping[str, Any]] = {
+    "sensitivity by fisher alone": {"refine": 0},
+    "sensitivity by activation alone": {"metric": "activation", "refine": 0},
+    "cancelling errors alone": {"metric": "identity"},
+}
+
+
 class Lesson(NamedTuple):
     """Texts to learn from.
 
     Attributes:
         name: what they are.
         texts: None to learn nothing.
+        options: what to learn from them, arguments of `skillpack.pack`; by default everything.
     """
 
     name: str
     texts: Sequence[Sample] | None
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 def main() -> None:
     """Measure and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(set(SUITE) - {CLASSIFIER}), default="spanish-numbers")
-    parser.add_argument("--size", type=float, default=4.0, help="of the skills, MB")
+    parser.add_argument("--size", type=float, default=2.0, help="of the skills, MB")
     asked = parser.parse_args()
     held_out = chats(TASKS[asked.task].held_out()[:HELD_OUT])
     own, (foreign, count) = chats(TASKS[asked.task].calibration()), FOREIGN
     lessons = [Lesson("none", None)]
     lessons += [Lesson(f"{len(own[:most])} of its kind", own[:most]) for most in COUNTS if most / 2 < len(own)]
     lessons.append(Lesson(f"{count} of {foreign}", chats(TASKS[foreign].calibration()[:count])))
+    lessons += [Lesson(f"{ALONE} of its kind, {name}", own[:ALONE], options) for name, options in PARTS.items()]
     with scratch() as work:
         found = [_skill(work, asked.task, round(1e6 * asked.size), lesson, held_out) for lesson in lessons]
     figures = {"task": asked.task, "held_out_answers": len(held_out), "skills": found}
@@ -88,7 +101,7 @@ def _skill(work: Path, task: str, size: int, lesson: Lesson, held_out: Sequence[
 
 
 def _texts(lesson: Lesson) -> dict[str, Any]:
-    return {} if lesson.texts is None else {"calibration": lesson.texts}
+    return {} if lesson.texts is None else {"calibration": lesson.texts, **lesson.options}
 
 
 if __name__ == "__main__":

@@ -213,31 +213,35 @@ def measured_pack(
         packed = packer.coded_at(step)
         return packed, candidates.measure(packed)
 
-    def refined(step: float) -> tuple[Packed, Measured]:
-        rounded = packer.coded_at(step)
-        with closing(rounded.payload), candidates.installed(rounded) as folder:
+    def refined(packed: Packed) -> tuple[Packed, Measured]:
+        with candidates.installed(packed) as folder:
             model = open_model(folder)
-        trials = candidates.trials
-        refine(packer, step, model, trials.tuned, batches=trials.lessons, rounds=learn, progress=progress)
+        trials, step = candidates.trials, packed.step
+        refine(packer, step, model, trials.tuned, batches=trials.lessons, rounds=rounds, progress=progress)
         try:
             return plain(step)
         finally:
             packer.restore()
 
-    learn = _rounds(goal, candidates)
-    if goal.max_kl is not None:
-        first, found = pack_within(packer.first_step(), goal.max_kl, plain)
-        if not learn:
-            return first, found
-        second, better = pack_within(first.step, goal.max_kl, refined)
-        improved = second.size < first.size
-    else:
+    def attempt(step: float) -> tuple[Packed, Measured]:
+        packed = packer.coded_at(step)
+        with closing(packed.payload):
+            return refined(packed)
+
+    rounds = _rounds(goal, candidates)
+    if goal.max_kl is None:
         first = packer.pack()
         found = candidates.measure(first)
-        if not learn:
-            return first, found
-        second, better = refined(first.step)
+    else:
+        first, found = pack_within(packer.first_step(), goal.max_kl, plain)
+    if not rounds:
+        return first, found
+    if goal.max_kl is None:
+        second, better = refined(first)
         improved = better.kl < found.kl and (goal.size is None or second.size <= goal.size)
+    else:
+        second, better = pack_within(first.step, goal.max_kl, attempt)
+        improved = second.size < first.size
     (first if improved else second).payload.close()
     return (second, better) if improved else (first, found)
 
