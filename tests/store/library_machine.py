@@ -50,6 +50,7 @@ BRANCHES = st.sampled_from(["main", "try", "other"])
 TAGS = st.sampled_from(["v1", "v2"])
 ANY_REF = st.one_of(BRANCHES.map("heads/{}".format), TAGS.map("tags/{}".format))
 SIDES = st.sampled_from([None, None, "ours", "theirs"])
+RARELY = st.sampled_from([False, False, True])
 NUMBERS = st.integers(0, 1 << 16)
 
 
@@ -355,7 +356,11 @@ class LibraryMachine(RuleBasedStateMachine):
                 found = {name: value.digest for name, value in library.store.refs.list(kind).items()}
                 assert found == library.model.named(kind), kind
 
-    @rule()
+    @rule(now=RARELY)
+    def look_at_everything(self, now):
+        if now:
+            self.everything_is_the_same()
+
     def everything_is_the_same(self):
         taken["everything"] += 1
         for ref, log in self.model.refs.items():

@@ -23,12 +23,24 @@ from skillpack_store import (
 )
 from skillpack_store.collecting import DAY, collect_garbage, undo_collection
 from skillpack_store.errors import DivergedError
+from skillpack_store.findings import Problem
 from skillpack_store.fsck import check_store
 from skillpack_store.refs import build_entry
 from skillpack_store.remotes.folder import FolderRemote
 from skillpack_store.transfer import fetch, pull, push
 from skillpack_store.view import refresh_index
-from tests.store.library_machine import (ANY_REF, BRANCHES, CONTENTS, NUMBERS, SIDES, SKILLS, Library, LibraryMachine, taken)
+from tests.store.library_machine import (
+    ANY_REF,
+    BRANCHES,
+    CONTENTS,
+    NUMBERS,
+    RARELY,
+    SIDES,
+    SKILLS,
+    Library,
+    LibraryMachine,
+    taken,
+)
 from tests.store.library_model import LibraryModel
 from tests.store.skills import WHO
 
@@ -37,7 +49,6 @@ CARD = "application/vnd.skillpack.card.v1"
 GRACE, TRASH_GRACE, EXPIRY = 14.5, 7.5, 90.5  # days
 DAYS = st.sampled_from([1, 11, 47, 100])
 SOME = st.one_of(st.none(), BRANCHES)  # a branch, or all
-RARELY = st.sampled_from([False, False, True])
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _BATCH = "%Y%m%dT%H%M%SZ"
@@ -59,11 +70,11 @@ def make_older(store, days):
         os.utime(path, (moment, moment))
     for batch in store.trash.batches():
         begun, _, random = batch.name.partition("-")
-        earlier = datetime.strptime(begun, _BATCH) - timedelta(days=days)
+        earlier = datetime.strptime(begun, _BATCH).replace(tzinfo=timezone.utc) - timedelta(days=days)
         (store.trash.folder / batch.name).rename(store.trash.folder / f"{earlier.strftime(_BATCH)}-{random}")
     for ref in store.refs.all_names():
         for entry in store.refs.log(ref):
-            moment = datetime.strptime(entry.time, _TIME) - timedelta(days=days)
+            moment = datetime.strptime(entry.time, _TIME).replace(tzinfo=timezone.utc) - timedelta(days=days)
             path = store.refs.folder / ref / str(entry.number)
             path.write_bytes(build_entry(entry.digest, moment.strftime(_TIME)))
 
@@ -92,7 +103,7 @@ class SharingMachine(LibraryMachine):
 
     def finish(self):
         super().finish()
-        self.check()
+        self.check("full")
 
     # What leads where, by the documents themselves
 
@@ -181,7 +192,8 @@ class SharingMachine(LibraryMachine):
             assert set(store.blobs) == there - garbage | trash.keys() & kept
             assert trash_of(store).keys() == (trash.keys() | garbage) - kept - doomed
             assert self.reached(store, roots) <= set(store.blobs)
-            assert report.pruned >= (pruned := model.prune(EXPIRY))
+            pruned = model.prune(EXPIRY)
+            assert report.pruned >= pruned
             for subject in model.attached.keys() - kept:
                 if store.refs.read(list_ref(subject)) is None:
                     del model.attached[subject]
@@ -189,11 +201,15 @@ class SharingMachine(LibraryMachine):
             taken["collected"] += bool(garbage)
             taken["trash emptied"] += bool(doomed)
 
-    @rule(name=SKILLS, number=NUMBERS)
-    def abandon(self, name, number):
+    @rule(name=SKILLS, number=NUMBERS, days=DAYS, empty=RARELY, undo=st.booleans())
+    def abandon(self, name, number, days, empty, undo):
         """Somebody packs a skill and never commits it."""
         taken["abandon"] += 1
         self.put(name, str(number))
+        self.time_passes(days)
+        self.collect(False, empty, False)
+        if undo:
+            self.undo_collection()
 
     @rule(ref=ANY_REF, days=DAYS, at_once=st.booleans(), empty=st.booleans(), dry=RARELY)
     def forget(self, ref, days, at_once, empty, dry):
@@ -214,11 +230,16 @@ class SharingMachine(LibraryMachine):
         assert trash_of(self.store) == {}
         taken["collection undone"] += bool(trash)
 
-    @rule()
-    def check(self):
+    @rule(level=st.sampled_from(["quick", "sizes", "full"]))
+    def check(self, level):
         taken["checked"] += 1
         self.mend()
-        assert check_store(self.store, level="full").findings == []
+        checked = check_store(self.store, level=level)
+        assert checked.errors == [], checked.errors
+        # What is attached to a skill that came back from the trash may follow it when it is needed.
+        assert {note.problem for note in checked.notes} <= {Problem.BLOB_IN_TRASH}, checked.notes
+        named = self.reached(self.store, self.model.unexpired(float("inf")))
+        assert [note for note in checked.notes if note.digest in named] == []
 
     @precondition(lambda self: self.model.named("heads"))
     @rule(number=NUMBERS, content=CONTENTS)
@@ -264,8 +285,11 @@ class SharingMachine(LibraryMachine):
             taken["push refused"] += refused
             report = push(
                 *(self.store, FolderRemote(self.there.store.path), "origin"),
-                **{"branches": None if branch is None else [branch], "all_tags": all_tags},
-                **{"force": force, "dry_run": dry, "jobs": 1},
+                branches=None if branch is None else [branch],
+                all_tags=all_tags,
+                force=force,
+                dry_run=dry,
+                jobs=1,
             )
             assert {change.ref: change.new for change in report.changes} == changes
             assert {change.ref for change in report.changes if change.forced} == forced
@@ -328,6 +352,20 @@ class SharingMachine(LibraryMachine):
             else:
                 diverged |= not self.follows(old, new)
         return found, diverged
+
+    @rule(branch=BRANCHES, name=SKILLS, contents=st.tuples(CONTENTS, CONTENTS), force=RARELY, side=SIDES)
+    def work_together(self, branch, name, contents, force, side):
+        """Both libraries change the same branch; one brings the two together and gives the other the result."""
+        taken["together"] += 1
+        for content in contents:
+            self.commit(branch, name, content)
+            self.switch()
+        self.push(branch, False, force, False)
+        self.pull(branch, False, False, False, False)
+        if side is not None or force:
+            self.merge_into(branch, *[self.model.value(f"remotes/origin/{branch}")] * 2, side, dry=False)
+            taken["merged what was fetched"] += 1
+            self.push(branch, True, True, False)
 
     @precondition(lambda self: self.model.named("remotes"))
     @rule(number=NUMBERS, side=SIDES)

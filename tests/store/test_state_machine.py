@@ -17,18 +17,18 @@ from tests.store.sharing_machine import SharingMachine
 STEPS = int(os.environ.get("SKILLPACK_STEPS", "2000"))
 RUN = 50  # steps on one pair of stores
 
-OFTEN = {
+WANTED = {
     *{"merge done", "restore done", "revert done", "undelete skill done", "undelete ref done", "bases 2"},
-    *{"collected", "trash emptied", "collection undone", "pushed", "push refused", "push forced", "pulled"},
-    *{"pull diverged", "pull forced", "merged what was fetched", "attachments moved", "imported", "cloned", "checked"},
+    *{"collected", "collected nothing dry", "trash emptied", "collection undone", "log pruned", "checked"},
+    *{"pushed", "push refused", "push forced", "pulled", "pull diverged", "pull forced", "merged what was fetched"},
+    *{"attachments moved", "imported", "cloned"},
 }
-SELDOM = {"log pruned", "collected nothing dry"}
 
 
 def test_the_stores_do_what_the_models_do():
     taken.clear()
     options = settings(
-        max_examples=max(1, STEPS // RUN),
+        max_examples=max(1, min(20, STEPS // RUN)),
         stateful_step_count=RUN,
         deadline=None,
         database=None,
@@ -36,7 +36,12 @@ def test_the_stores_do_what_the_models_do():
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    while taken["steps"] < STEPS:
+    # Chance may leave out what is rare: a few more runs then.
+    while taken["steps"] < STEPS or (missing() and taken["steps"] < 4 * STEPS):
         run_state_machine_as_test(SharingMachine, settings=options)
-    assert [name for name in sorted(OFTEN) if taken[name] < STEPS // 500] == [], taken
-    assert [name for name in sorted(SELDOM) if not taken[name]] == [], taken
+    assert missing() == [], taken
+
+
+def missing():
+    """What should have happened more often."""
+    return [name for name in sorted(WANTED) if taken[name] < max(1, STEPS // 1000)]
