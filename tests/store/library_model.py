@@ -15,10 +15,24 @@ class ModelCommit:
 
 @dataclass
 class LibraryModel:
-    """Every commit ever made, and for each ref (``heads/…``, ``tags/…``) everything it ever named, oldest first."""
+    """What a library has.
+
+    Attributes:
+        commits: Every commit ever made; libraries that share history share this.
+        refs: Ref (``heads/…``, ``tags/…``, ``remotes/…``) -> everything that its log has, oldest first.
+        days: Ref -> when it came to name each of these, in days.
+        first: Ref -> the number of the oldest of these.
+        attached: Digest of a skill -> digests of what is attached to it.
+        today: The day that it is.
+        before: Digest of a commit -> it and everything before it.
+    """
 
     commits: dict[str, ModelCommit] = field(default_factory=dict)
     refs: dict[str, list[str | None]] = field(default_factory=dict)
+    days: dict[str, list[int]] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
+    attached: dict[str, set[str]] = field(default_factory=dict)
+    today: int = 0
     before: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def named(self, kind: str) -> dict[str, str]:
@@ -30,6 +44,38 @@ class LibraryModel:
         log = self.refs.setdefault(ref, [])
         if not log or log[-1] != digest:
             log.append(digest)
+            self.days.setdefault(ref, []).append(self.today)
+            self.first.setdefault(ref, 1)
+
+    def value(self, ref: str) -> str | None:
+        return self.refs.get(ref, [None])[-1]
+
+    def last(self, ref: str) -> str | None:
+        """What a ref names or named last, as far as its log says."""
+        return next((digest for digest in reversed(self.refs.get(ref, [])) if digest is not None), None)
+
+    def deleted_refs(self) -> dict[str, str]:
+        """Branches and tags that can be brought back, and to what."""
+        gone = (ref for ref, log in self.refs.items() if log[-1] is None and not ref.startswith("remotes/"))
+        return {ref: last for ref in gone if (last := self.last(ref)) is not None}
+
+    def expired(self, ref: str, expiry: float) -> int:
+        """How many entries of a log are to be pruned: those whose successors are older than so many days."""
+        ages = [self.today - day for day in self.days[ref]]
+        return next((place for place, age in enumerate(ages[1:]) if age <= expiry), len(ages) - 1)
+
+    def unexpired(self, expiry: float) -> set[str]:
+        """Everything that a log names, without what is to be pruned."""
+        found = (digest for ref, log in self.refs.items() for digest in log[self.expired(ref, expiry) :])
+        return {digest for digest in found if digest is not None}
+
+    def prune(self, expiry: float) -> int:
+        """Prune the logs, as a collection does; returns how many entries that were."""
+        numbers = {ref: self.expired(ref, expiry) for ref in self.refs}
+        for ref, number in numbers.items():
+            self.refs[ref], self.days[ref] = self.refs[ref][number:], self.days[ref][number:]
+            self.first[ref] += number
+        return sum(numbers.values())
 
     def skills(self, digest: str) -> dict[str, str]:
         return self.commits[digest].skills

@@ -102,10 +102,10 @@ def fetch_refs(
         if all_tags and not force:
             _refuse_moved_tags(repository, remote, tags)
         plan.add_history(wanted.values())
-        if all_tags:
-            plan.add_history(tags.values())
-        else:
+        if not all_tags:
             tags = {ref: digest for ref, digest in tags.items() if plan.will_have(digest)}
+        # Also where its commit is there: what it refers to need not be.
+        plan.add_history(tags.values())
         plan.add_attachments(refs)
         moved, kept = _tag_changes(repository, tags, force=force)
         changes = _tracking_changes(repository, name, wanted) + moved

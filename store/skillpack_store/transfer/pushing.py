@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from skillpack_store.errors import BusyError, DivergedError, NotFoundError, RemoteError
+from skillpack_store.errors import BusyError, CorruptStoreError, DivergedError, NotFoundError, RemoteError
 from skillpack_store.names import choices
 from skillpack_store.referrers import referrers_tag
 from skillpack_store.refs import retry_busy
 from skillpack_store.remotes.protocol import FinishingRemote
+from skillpack_store.securing import secure_commit
 from skillpack_store.transfer.ancestry import follows
 from skillpack_store.transfer.fetching import JOBS, track
 from skillpack_store.transfer.reports import RefChange, TransferReport, ls_remote
@@ -178,6 +179,20 @@ def _track(repository: Repository, name: str | None, refs: Mapping[str, str], ch
     if name is None:
         return
     now = {**refs, **{change.ref: change.new for change in changes}}
-    for ref, digest in now.items():
-        if ref.startswith("heads/") and digest is not None and repository.blobs.has(digest):
-            track(repository, f"remotes/{name}/{ref.removeprefix('heads/')}", digest)
+    with repository.writing():
+        for ref, digest in now.items():
+            tracking = f"remotes/{name}/{ref.removeprefix('heads/')}"
+            if ref.startswith("heads/") and digest is not None and _may_name(repository, tracking, digest):
+                track(repository, tracking, digest)
+
+
+def _may_name(repository: Repository, ref: str, digest: str) -> bool:
+    """Tell whether a commit is in the store with all that it refers to, which a collection may have left in part."""
+    value = repository.refs.read(ref)
+    if value is not None and value.digest == digest:
+        return True
+    try:
+        secure_commit(repository, digest)
+    except (NotFoundError, CorruptStoreError):
+        return False
+    return True

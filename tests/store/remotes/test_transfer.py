@@ -13,6 +13,7 @@ from skillpack_store import CorruptStoreError, RemoteError, Repository, digest_o
 from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, canonical_json
 from skillpack_store.documents import INDEX, MANIFEST, build_index
 from skillpack_store.errors import RefusedError
+from skillpack_store.fsck import check_store
 from skillpack_store.remotes.memory import MemoryRemote
 from skillpack_store.transfer import ls_remote, pull, push, trying
 from skillpack_store.transfer.ancestry import follows
@@ -283,3 +284,33 @@ def test_a_pull_while_somebody_commits(ada, bob):
     with pytest.raises(BusyError, match="Branch main was moved"):
         pull(bob, Meanwhile(remote), None)
     assert set(bob.skills()) == {"mine"}
+
+
+@pytest.fixture
+def torn(ada, bob):
+    """A remote with two branches and a tag; Bob has the commit of one of them, and nothing that it refers to.
+
+    A collection leaves that behind where a message mentions a commit, because it follows no mentions.
+    """
+    commit_skill(ada, "math", "one")
+    side = commit_skill(ada, "math", "two", "side")
+    ada.tag("v1", side)
+    remote = MemoryRemote("memory://torn")
+    push(ada, remote, None, branches=None, all_tags=True)
+    bob.blobs.put(ada.blobs.stream(side.digest))
+    return remote
+
+
+def test_a_tag_on_a_commit_that_is_there_in_part_comes_whole(ada, bob, torn):
+    pull(bob, torn, None)
+    assert bob.tags() == ada.tags()
+    assert check_store(bob, level="full").errors == []
+    verify_everything(bob)
+
+
+def test_a_push_notes_no_branch_of_which_only_a_part_is_there(bob, torn):
+    commit = commit_skill(bob, "code", "three", "mine")
+    push(bob, torn, "origin", branches=["mine"])
+    tracked = {name: value.digest for name, value in bob.refs.list("remotes").items()}
+    assert tracked == {"origin/mine": commit.digest}
+    assert check_store(bob, level="full").errors == []

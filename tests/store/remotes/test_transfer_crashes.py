@@ -12,6 +12,7 @@ import pytest
 
 from skillpack_store import Repository
 from skillpack_store.blobs import BlobStore
+from skillpack_store.fsck import check_store
 from skillpack_store.remotes.folder import FolderRemote
 from skillpack_store.remotes.listing import RemoteList
 from skillpack_store.transfer import fetch, ls_remote, pull, pull_skills, push
@@ -23,7 +24,10 @@ CARD = "application/vnd.skillpack.card.v1"
 
 
 def whole(repository):
-    """Hash everything that any ref names, at any distance, and everything else that has a digest for a name."""
+    """Hash everything that any ref names, at any distance, and everything else that has a digest for a name.
+
+    And once more by the product's own full check, which must find nothing wrong.
+    """
     found = refs(repository)
     waiting = [digest for ref, digest in found.items() if not ref.startswith("referrers/")]
     seen, skills = set(waiting), set()
@@ -43,6 +47,9 @@ def whole(repository):
     assert needed <= there
     for digest in there:
         repository.blobs.verify(digest)
+    checked = check_store(repository, level="full")
+    assert checked.errors == []
+    assert checked.hashed == sum(repository.blobs.size(digest) for digest in there)
 
 
 def refs(repository):
