@@ -122,7 +122,7 @@ def key_show(name: str, *, output: Output) -> None:
 @click.group(invoke_without_command=True, short_help="Say whose skills are accepted.")
 @click.pass_context
 def policy(context: click.Context) -> None:
-    """Say whose skills are accepted: by install, import, verify and whatever else brings skills in.
+    """Say whose skills are accepted: by install, sync, import and verify.
 
     With mode `off` nobody looks at signatures, with `warn` a skill that nobody whom you trust has signed is taken with
     a warning, with `require` it is refused with exit code 14. No option of another command changes that.
