@@ -42,8 +42,9 @@ def log(
     SKILL is a name; then only commits that changed it are shown, with its version and size. A merge that took it from
     one side is left out, for the commits of that side are there.
 
-    REV names a commit: a branch, a tag, main~2 (two commits before), main@{1} (before the last change of the branch),
-    or sha256: with the first digits of its digest.
+    REV names a commit: a branch, a tag, origin/main (a branch of a remote, as it was when it was looked at last),
+    main~2 (two commits before), main@{1} (before the last change of the branch), or sha256: with the first digits of
+    its digest.
     """
     entries = skillpack.log(skill, revision=revision, limit=limit, store=store, branch=branch)
     if output.as_json:

@@ -12,9 +12,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from skillpack_store.descriptors import blob_path
 from skillpack_store.errors import BusyError, CorruptStoreError, NotFoundError, RemoteError, StoreError
 from skillpack_store.refs import SHARED_KINDS, build_entry, check_ref, parse_entry
-from skillpack_store.remotes.objects import CLIENT, RETRY, blob_path, need_obstore, object_size, read_object, translated
+from skillpack_store.remotes.objects import CLIENT, RETRY, need_obstore, object_size, read_object, translated
 from skillpack_store.repository import LAYOUT
 from skillpack_store.view import INDEX_LIMIT, merge_index, ref_entries
 

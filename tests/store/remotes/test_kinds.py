@@ -129,6 +129,45 @@ def test_two_pushes_into_one_file(ada, bob, tmp_path):
     assert [path.name for path in tmp_path.glob("*x.tar*")] == ["x.tar"]
 
 
+def test_pushes_of_two_branches_into_one_file(ada, bob, tmp_path):
+    """Between looking and writing nothing is lost; during the writing the file must stay the one that was looked at."""
+    path = tmp_path / "x.tar"
+    commit_skill(ada, "math", "one")
+    push(ada, ArchiveRemote(path), None)
+    pull(bob, ArchiveRemote(path), None)
+    commit_skill(bob, "code", "two", branch="side")
+
+    class Between(Wrapped):
+        def finish(self):
+            commit_skill(ada, "math", "three")
+            push(ada, ArchiveRemote(path), None)
+            super().finish()
+
+    push(bob, Between(ArchiveRemote(path)), None, branches=["side"])
+    assert ls_remote(ArchiveRemote(path)) == {
+        "heads/main": ada.branches()["main"],
+        "heads/side": bob.branches()["side"],
+    }
+    commit_skill(bob, "code", "four", branch="side")
+
+    class During(ArchiveRemote):
+        def write(self, blob, chunks):
+            super().write(blob, lambda: self.interrupted(chunks))
+
+        def interrupted(self, chunks):
+            if "math-5" not in ada.skills():
+                commit_skill(ada, "math-5", "five")
+                push(ada, ArchiveRemote(path), None)
+            return chunks()
+
+    with pytest.raises(BusyError, match="replaced by somebody else"):
+        push(bob, During(path), None, branches=["side"])
+    push(bob, ArchiveRemote(path), None, branches=["side"])
+    new = Repository.create(tmp_path / "new")
+    pull(new, ArchiveRemote(path), None, branches=None)
+    assert new.branches() == {"main": ada.branches()["main"], "side": bob.branches()["side"]}
+
+
 def test_what_others_put_into_an_archive_stays(ada, tmp_path):
     skill = commit_skill(ada, "math", "one").skills["math"]
     export_archive(ada, {"math": skill}, tmp_path / "x.tar")
