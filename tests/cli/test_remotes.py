@@ -121,7 +121,7 @@ def test_clone_of_what_is_not_there(stick, away, run):
 def test_clone_of_a_branch_that_is_not_there(library, stick, away, run):
     run("push", stick)
     result = run("clone", stick, away, "--branch", "trunk")
-    assert "hint: Name one with --branch: there is main." in result.stderr
+    assert "hint: Every branch there is: main." in result.stderr
     assert not away.exists()
 
 
