@@ -229,11 +229,14 @@ def pull(
         DivergedError: the branch has commits that the remote's lacks. What came is kept; the branch stays.
         CorruptStoreError: what came is not what it should be. No ref was moved.
         RemoteError: the remote cannot be reached. What came is kept for the next time.
-        UsageError: skills are named together with all branches, tags or force.
+        UsageError: skills are named together with all branches, tags or force; or none are, and there is no commit
+            that an author or a message could be of.
     """
     names = [skills] if isinstance(skills, str) else list(skills)
     if names and (all_branches or tags or force):
         raise UsageError("single skills come without branches and tags", hint="Name skills, or pull everything.")
+    if not names and (message or author is not None):
+        raise UsageError("a pull of a branch makes no commit", hint="Leave out the message and the author.")
     named = _find(remote, store, insecure=insecure)
     opened = open_remote(named.url, **_options(named))
     repository = open_or_create(store)

@@ -53,6 +53,7 @@ def test_only_some_skills(library, stick, away, run):
     assert (skill.name, skill.author, skill.message) == ("code", "Bob", "For work")
     assert run("pull", stick, "code", "--tags", "--store", away).exit_code == 2
     assert run("pull", stick, "cdoe", "--store", away).exit_code == 1
+    assert run("pull", stick, "-m", "Why", "--store", away).exit_code == 2
 
 
 def test_who_comes_second_is_told(library, stick, away, run):
