@@ -70,7 +70,8 @@ def log(
 def reflog(ref: str, *, limit: int | None, store: str | None, output: Output) -> None:
     """Show what a branch or tag named, newest first, also if it was deleted.
 
-    REF is a branch (by default main) or a tag. The first column names the commit for other commands.
+    REF is a branch (by default main), a tag, or origin/main for a branch of a remote. The first column names the commit
+    for other commands.
     """
     entries = skillpack.reflog(ref, limit=limit, store=store)
     if output.as_json:

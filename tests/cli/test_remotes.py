@@ -110,6 +110,12 @@ def test_an_interrupted_clone_is_completed(library, stick, away, run):
     assert "There is a library in" in result.stderr
 
 
+def test_remote_alone_says_what_there_is(run):
+    result = run("remote")
+    assert result.exit_code == 0
+    assert "set-url" in result.stdout
+
+
 def test_clone_of_what_is_not_there(stick, away, run):
     result = run("clone", stick, away)
     assert result.exit_code == 1

@@ -18,14 +18,17 @@ from skillpack_store import (
     BusyError,
     CorruptStoreError,
     NoStoreError,
+    NotFoundError,
     RemoteError,
     Repository,
     digest_of,
     export_archive,
     import_archive,
 )
+from skillpack_store.collecting import collect_garbage
 from skillpack_store.descriptors import Descriptor
 from skillpack_store.errors import RefusedError
+from skillpack_store.fsck import check_store
 from skillpack_store.remotes.folder import FolderRemote
 from skillpack_store.remotes.objects import read_object
 from skillpack_store.remotes.opening import open_remote
@@ -75,6 +78,29 @@ def test_what_a_push_relies_on_is_fresh(ada, tmp_path):
         os.utime(path, (0, 0))
     push(ada, remote, None)
     assert min(path.stat().st_mtime for path in paths) > 1_000_000
+
+
+def test_a_collection_in_the_folder_during_a_push(ada, tmp_path):
+    """Without any grace, right before each ref moves: the ref is refused, and the next push is whole."""
+    commit_skill(ada, "math", "one")
+    push(ada, FolderRemote(tmp_path / "stick"), None)
+    commit_skill(ada, "code", "two")
+    for skill in ada.skills().values():
+        ada.attach(skill, "application/x-card", [(b"card", "text/plain", "x")])
+
+    class Collected(Wrapped):
+        def update_ref(self, ref, digest, *, expected):
+            collect_garbage(Repository.open(tmp_path / "stick"), grace=-10, trash_grace=-10)
+            super().update_ref(ref, digest, expected=expected)
+
+    with pytest.raises(NotFoundError):
+        push(ada, Collected(FolderRemote(tmp_path / "stick")), None)
+    assert check_store(tmp_path / "stick", level="full").findings == []
+    push(ada, FolderRemote(tmp_path / "stick"), None)
+    assert check_store(tmp_path / "stick", level="full").findings == []
+    other = Repository.create(tmp_path / "other")
+    pull(other, FolderRemote(tmp_path / "stick"), None)
+    assert [len(other.referrers(skill.digest)) for skill in other.skills().values()] == [1, 1]
 
 
 # Archives
