@@ -87,7 +87,7 @@ class Bundle:
 def statement(digest: str, name: str) -> bytes:
     """What is signed about a skill.
 
-    >>> statement("sha256:" + "0" * 64, "math")[-27:]
+    >>> statement("sha256:" + "0" * 64, "math")[-26:]
     b'0000000"},"name":"math"}]}'
     """
     subject = {"digest": {"sha256": parse_digest(digest).removeprefix("sha256:")}, "name": check_skill_name(name)}
