@@ -62,7 +62,7 @@ class RefLogEntry:
     """One change of a branch or a tag.
 
     Attributes:
-        ref: its full name, ``heads/…`` or ``tags/…``.
+        ref: its full name, ``heads/…``, ``tags/…`` or ``remotes/<remote>/…``.
         revision: how to name the commit, such as ``main@{2}``.
         digest: of the commit that it named from then on; None if it was deleted.
         time: when, RFC 3339 in UTC.
@@ -113,7 +113,7 @@ def reflog(ref: str = "main", *, limit: int | None = None, store: StoreLike = No
     """What a branch or tag named, newest first, also of one that was deleted.
 
     Args:
-        ref: branch or tag; ``heads/…`` or ``tags/…`` where both have the name.
+        ref: branch, tag or ``origin/main``; ``heads/…`` or ``tags/…`` where both have the name.
         limit: how many entries at most.
         store: where.
 

@@ -267,12 +267,6 @@ def commit_skills(
     )
 
 
-def summarise(address: str, *, store: StoreLike = None, branch: str = "main") -> SkillSummary:
-    """A skill's place in the library, without opening it."""
-    repository = open_existing(store)
-    return summary_of(repository, repository.resolve(address, branch), branch)
-
-
 def parse_weight(text: str) -> tuple[str, float]:
     """Split ``math@3=0.7`` into an address and a weight.
 

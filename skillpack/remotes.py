@@ -17,6 +17,8 @@ from skillpack_store.transfer import ls_remote as _ls_remote
 from skillpack_store.transfer import pull as _pull
 from skillpack_store.transfer import pull_skills as _pull_skills
 from skillpack_store.transfer import push as _push
+from skillpack_store.transfer.fetching import wanted_branches
+from skillpack_store.transfer.reports import require_refs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -227,15 +229,17 @@ def pull(
         DivergedError: the branch has commits that the remote's lacks. What came is kept; the branch stays.
         CorruptStoreError: what came is not what it should be. No ref was moved.
         RemoteError: the remote cannot be reached. What came is kept for the next time.
-        UsageError: skills are named together with all branches, tags or force.
+        UsageError: skills are named together with all branches, tags or force; or none are, and there is no commit
+            that an author or a message could be of.
     """
     names = [skills] if isinstance(skills, str) else list(skills)
     if names and (all_branches or tags or force):
         raise UsageError("single skills come without branches and tags", hint="Name skills, or pull everything.")
+    if not names and (message or author is not None):
+        raise UsageError("a pull of a branch makes no commit", hint="Leave out the message and the author.")
     named = _find(remote, store, insecure=insecure)
     opened = open_remote(named.url, **_options(named))
     repository = open_or_create(store)
-    name = named.name or None
     if names:
         return _pull_skills(
             repository,
@@ -251,7 +255,7 @@ def pull(
     return _pull(
         repository,
         opened,
-        name,
+        named.name or None,
         branches=None if all_branches else [branch],
         all_tags=tags,
         force=force,
@@ -284,9 +288,8 @@ def clone(
     """
     target = default_store() if folder is None else folder
     opened = open_remote(check_url(url), **_options(NamedRemote("", url, insecure)))
-    if branch not in {ref.removeprefix("heads/") for ref in _ls_remote(opened) if ref.startswith("heads/")}:
-        # Says what there is; before anything is made.
-        _fail_for_branch(url, branch, list(_ls_remote(opened)))
+    # Before anything is made.
+    wanted_branches(opened, require_refs(opened), [branch])
     repository = open_or_create(target)
     remotes = RemoteList(repository)
     known = remotes.all()
@@ -302,17 +305,6 @@ def clone(
         blobs=fetched.blobs + pulled.blobs,
         nbytes=fetched.nbytes + pulled.nbytes,
         attachments=fetched.attachments + pulled.attachments,
-    )
-
-
-def _fail_for_branch(url: str, branch: str, refs: list[str]) -> None:
-    from skillpack.errors import NotFoundError, listing
-
-    branches = [ref.removeprefix("heads/") for ref in refs if ref.startswith("heads/")]
-    if not branches:
-        raise NotFoundError(f"There is no library in {url} yet.", hint="Check the address.")
-    raise NotFoundError(
-        f"There is no branch {branch!r} in {url}.", hint=f"Name one with --branch: there is {listing(branches)}."
     )
 
 

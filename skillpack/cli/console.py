@@ -123,6 +123,12 @@ class Output:
             raise SkillPackError("Nothing was done")
 
 
+def help_of_group(context: click.Context) -> None:
+    """Print what a group of commands has, if none of them was named."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
 def printable(text: str) -> str:
     r"""Text of foreign origin with everything escaped that could do more than be seen.
 

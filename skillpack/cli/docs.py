@@ -40,6 +40,10 @@ _VARIABLES: Final = {
     DEBUG_VARIABLE: "`1` prints the traceback of an error in SkillPack itself",
     "NO_COLOR": "no colours (no-color.org)",
     "HF_HOME, HF_HUB_OFFLINE": "respected when BASE, TUNED, MODEL_DIR or DATA is of the Hub",
+    "HF_TOKEN, HF_ENDPOINT": "who asks, and which Hub, for `hf://` (docs/remotes.md)",
+    "DOCKER_CONFIG, REGISTRY_AUTH_FILE": "where docker and podman keep credentials, for `oci://` (docs/remotes.md)",
+    "AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME": "and what else the providers' own "
+    "tools take, for `s3://`, `gs://` and `az://` (docs/store.md)",
     "TMPDIR": "where a pack puts its temporary file, and an evaluation its copy of the base",
 }
 

@@ -42,8 +42,9 @@ def log(
     SKILL is a name; then only commits that changed it are shown, with its version and size. A merge that took it from
     one side is left out, for the commits of that side are there.
 
-    REV names a commit: a branch, a tag, main~2 (two commits before), main@{1} (before the last change of the branch),
-    or sha256: with the first digits of its digest.
+    REV names a commit: a branch, a tag, origin/main (a branch of a remote, as it was when it was looked at last),
+    main~2 (two commits before), main@{1} (before the last change of the branch), or sha256: with the first digits of
+    its digest.
     """
     entries = skillpack.log(skill, revision=revision, limit=limit, store=store, branch=branch)
     if output.as_json:
@@ -69,7 +70,8 @@ def log(
 def reflog(ref: str, *, limit: int | None, store: str | None, output: Output) -> None:
     """Show what a branch or tag named, newest first, also if it was deleted.
 
-    REF is a branch (by default main) or a tag. The first column names the commit for other commands.
+    REF is a branch (by default main), a tag, or origin/main for a branch of a remote. The first column names the commit
+    for other commands.
     """
     entries = skillpack.reflog(ref, limit=limit, store=store)
     if output.as_json:

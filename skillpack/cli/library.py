@@ -169,7 +169,7 @@ def verify(
     """
     with output.trust_warnings(), output.progress() as progress:
         sound = skillpack.verify(skills, keys=keys, store=store, branch=branch, subset=subset, progress=progress)
-    signers = {skill.digest: _signers(skill, keys, store, branch) for skill in sound}
+    signers = {skill.digest: _signers(skill, keys, store) for skill in sound}
     if output.as_json:
         output.document(verify_document(sound, signers))
         return
@@ -177,9 +177,10 @@ def verify(
     output.say(f"{counted(len(sound), 'skill')} checked, {human(_total(sound))}")
 
 
-def _signers(skill: SkillSummary, keys: tuple[str, ...], store: str | None, branch: str) -> list[str]:
-    found = skillpack.signatures(f"{skill.name}@{skill.digest}", keys=keys, store=store, branch=branch)
-    return [signature.signer for signature in found if not signature.problem]
+def _signers(skill: SkillSummary, keys: tuple[str, ...], store: str | None) -> list[str]:
+    from skillpack.signing.skills import signers_of
+
+    return signers_of(skill, keys=keys, store=store)
 
 
 def _by(signers: list[str]) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import skillpack
-from skillpack.cli.console import counted, human
-from skillpack.cli.options import dry_run_option, history_options, output_options, store_options
+from skillpack.cli.console import counted, help_of_group, human
+from skillpack.cli.history import short
+from skillpack.cli.options import dry_run_option, history_options, output_options, store_option, store_options
 from skillpack.cli.remote_documents import refs_document, remote_document, remotes_document, transfer_document
 
 if TYPE_CHECKING:
@@ -17,18 +18,17 @@ if TYPE_CHECKING:
     from skillpack.cli.console import Output
     from skillpack.remotes import RefChange, TransferReport
 
-_store_option = click.option(
-    "--store", type=click.Path(file_okay=False), metavar="FOLDER", help="Store to use instead of your own."
-)
 _insecure_option = click.option("--insecure", is_flag=True, help="Allow plain HTTP.")
 _tags_option = click.option("--tags", is_flag=True, help="All tags too.")
 _all_option = click.option("--all", "all_branches", is_flag=True, help="All branches instead of one.")
 _remote_argument = click.argument("remote", metavar="[REMOTE]", default="origin")
 
 
-@click.group(short_help="Name the places that libraries are pushed to and pulled from.")
-def remote() -> None:
+@click.group(invoke_without_command=True, short_help="Name the places that libraries are pushed to and pulled from.")
+@click.pass_context
+def remote(context: click.Context) -> None:
     """Name the places that libraries are pushed to and pulled from."""
+    help_of_group(context)
 
 
 @remote.command(
@@ -37,7 +37,7 @@ def remote() -> None:
 @click.argument("name", metavar="NAME")
 @click.argument("url", metavar="URL")
 @_insecure_option
-@_store_option
+@store_option
 @output_options
 def remote_add(name: str, url: str, *, insecure: bool, store: str | None, output: Output) -> None:
     """Give a remote a name. The remote called origin is used by push, pull and fetch when none is named.
@@ -52,7 +52,7 @@ def remote_add(name: str, url: str, *, insecure: bool, store: str | None, output
 
 
 @remote.command("list", short_help="List the remotes.", epilog="Example: skillpack remote list")
-@_store_option
+@store_option
 @output_options
 def remote_list(*, store: str | None, output: Output) -> None:
     """List the remotes that the store knows."""
@@ -67,7 +67,7 @@ def remote_list(*, store: str | None, output: Output) -> None:
 
 @remote.command("remove", short_help="Forget a remote.", epilog="Example: skillpack remote remove origin")
 @click.argument("name", metavar="NAME")
-@_store_option
+@store_option
 @output_options
 def remote_remove(name: str, *, store: str | None, output: Output) -> None:
     """Forget a remote. Nothing changes at the remote, and what was fetched stays until it is collected."""
@@ -83,7 +83,7 @@ def remote_remove(name: str, *, store: str | None, output: Output) -> None:
 @click.argument("name", metavar="NAME")
 @click.argument("url", metavar="URL")
 @_insecure_option
-@_store_option
+@store_option
 @output_options
 def remote_set_url(name: str, url: str, *, insecure: bool, store: str | None, output: Output) -> None:
     """Give a remote another address. URL is as for skillpack remote add."""
@@ -133,7 +133,7 @@ def pull(*, remote: str, skills: tuple[str, ...], output: Output, **options: Any
 @click.command(short_help="Bring what a remote has, leave your branches alone.", epilog="Example: skillpack fetch")
 @_remote_argument
 @click.option("--branch", metavar="NAME", help="Only this branch of the remote; by default all.")
-@_store_option
+@store_option
 @_transfer_options
 def fetch(*, remote: str, output: Output, **options: Any) -> None:
     """Bring what a remote has into the store and note what its branches name; your own branches stay as they are.
@@ -164,7 +164,7 @@ def clone(url: str, folder: str | None, *, branch: str, insecure: bool, output: 
 @click.command("ls-remote", short_help="List what a remote has.", epilog="Example: skillpack ls-remote oci://host/x")
 @_remote_argument
 @_insecure_option
-@_store_option
+@store_option
 @output_options
 def ls_remote(*, remote: str, insecure: bool, store: str | None, output: Output) -> None:
     """List the branches, tags and lists of attachments of a remote, with the digests that they name.
@@ -182,7 +182,7 @@ def ls_remote(*, remote: str, insecure: bool, store: str | None, output: Output)
 
 def _tell(report: TransferReport, output: Output, done: str, planned: str, nothing: str) -> None:
     lines = [_line(change) for change in report.changes]
-    lines += [f"kept {change.ref}, which names {_short(change.old)} here" for change in report.kept]
+    lines += [f"kept {change.ref}, which names {_named(change.old)} here" for change in report.kept]
     amount = f"{counted(report.blobs, 'blob')}, {human(report.nbytes)}"
     if report.changes or report.blobs or report.attachments:
         lines.append(f"{planned if report.dry_run else done} {amount}")
@@ -196,8 +196,8 @@ def _tell(report: TransferReport, output: Output, done: str, planned: str, nothi
 def _line(change: RefChange) -> str:
     name = change.ref.removeprefix("heads/").removeprefix("remotes/")
     forced = " (forced)" if change.forced else ""
-    return f"{name}: {_short(change.old)} -> {_short(change.new)}{forced}"
+    return f"{name}: {_named(change.old)} -> {_named(change.new)}{forced}"
 
 
-def _short(digest: str | None) -> str:
-    return "new" if digest is None else digest.removeprefix("sha256:")[:12]
+def _named(digest: str | None) -> str:
+    return "new" if digest is None else short(digest)

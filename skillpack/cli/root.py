@@ -23,6 +23,7 @@ from skillpack.cli import (
     syncing,
     upkeep,
 )
+from skillpack.cli.console import help_of_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,8 +74,7 @@ class Root(click.Group):
 @click.pass_context
 def root(context: click.Context) -> None:
     """Turn a fine-tune into a skill: small, versioned, installed on its base model and removed without a trace."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+    help_of_group(context)
 
 
 for _command in (

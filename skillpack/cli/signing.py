@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import skillpack
-from skillpack.cli.console import counted
+from skillpack.cli.console import counted, help_of_group
 from skillpack.cli.options import output_options, store_options
 from skillpack.cli.trust_documents import (
     key_document,
@@ -70,7 +70,7 @@ def signatures(skill: str, *, keys: tuple[str, ...], store: str | None, branch: 
 @click.pass_context
 def key(context: click.Context) -> None:
     """Make and show your own keys, with which you sign skills."""
-    _help(context)
+    help_of_group(context)
 
 
 @key.command("new", short_help="Make a key.", epilog="Example: skillpack key new ada")
@@ -122,12 +122,12 @@ def key_show(name: str, *, output: Output) -> None:
 @click.group(invoke_without_command=True, short_help="Say whose skills are accepted.")
 @click.pass_context
 def policy(context: click.Context) -> None:
-    """Say whose skills are accepted: by install, import, verify and whatever else brings skills in.
+    """Say whose skills are accepted: by install, sync, import and verify.
 
     With mode `off` nobody looks at signatures, with `warn` a skill that nobody whom you trust has signed is taken with
     a warning, with `require` it is refused with exit code 14. No option of another command changes that.
     """
-    _help(context)
+    help_of_group(context)
 
 
 @policy.command("show", short_help="Show whose skills are accepted.", epilog="Example: skillpack policy show")
@@ -201,11 +201,6 @@ def _print_policy(found: Policy, output: Output) -> None:
         ]
         output.table({"name": "left", "key id": "left", "skills": "left", "expires": "left"}, rows)
     output.say(f"{counted(len(found.keys), 'key')} trusted" if found.keys else "nobody is trusted yet")
-
-
-def _help(context: click.Context) -> None:
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
 
 
 def _new_password() -> str | None:

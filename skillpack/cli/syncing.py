@@ -55,9 +55,7 @@ def lock(skills: tuple[str, ...], *, file: str, store: str | None, branch: str, 
 @store_option
 @dry_run_option
 @output_options
-@click.pass_context
 def sync(
-    context: click.Context,
     model_dir: str,
     *,
     file: str,
@@ -66,7 +64,7 @@ def sync(
     store: str | None,
     dry_run: bool,
     output: Output,
-) -> None:
+) -> int:
     """Make the skills of a model exactly those that a file of skillpack lock names.
 
     Skills are installed, replaced, weighed anew and removed in one step, which is done whole or not at all. MODEL_DIR
@@ -77,7 +75,7 @@ def sync(
             model_dir, file, check=check, force=force, dry_run=dry_run, store=store, progress=progress
         )
     output.result(sync_document(found, check=check, dry_run=dry_run), *_summary(found, dry_run=dry_run))
-    context.exit(1 if check and not found.in_sync else 0)
+    return 1 if check and not found.in_sync else 0
 
 
 def _summary(found: SyncReport, *, dry_run: bool) -> Iterator[str]:

@@ -10,7 +10,7 @@ import click
 
 import skillpack
 from skillpack.cli.console import counted, human
-from skillpack.cli.options import dry_run_option, output_options, yes_option
+from skillpack.cli.options import dry_run_option, output_options, store_option, yes_option
 from skillpack.cli.upkeep_documents import fsck_document, gc_document, stats_document
 from skillpack.errors import UsageError, listing
 
@@ -26,10 +26,6 @@ _CORRUPT: Final = 13
 _TIME: Final = re.compile(r"([0-9]{1,6})\s*([smhdw]?)")
 _UNITS: Final = {"": "seconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SHOWN: Final = 5
-
-_store_option = click.option(
-    "--store", type=click.Path(file_okay=False), metavar="FOLDER", help="Store to use instead of your own."
-)
 
 
 def parse_time(text: str) -> timedelta:
@@ -79,7 +75,7 @@ def _as_time(context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option("--now", is_flag=True, help="Empty the trash, whatever --trash-grace says.")
 @click.option("--undo", is_flag=True, help="Put everything in the trash back.")
-@_store_option
+@store_option
 @dry_run_option
 @yes_option
 @output_options
@@ -146,7 +142,7 @@ def _collected(report: Collected) -> Iterator[str]:
 @click.option("--full", is_flag=True, help="Hash every byte.")
 @click.option("--subset", metavar="I/N", help="With --full: hash only this part of N, such as 1/5.")
 @click.option("--quarantine", is_flag=True, help="Move damaged blobs to the folder quarantine.")
-@_store_option
+@store_option
 @output_options
 def fsck(*, quick: bool, full: bool, subset: str | None, quarantine: bool, store: str | None, output: Output) -> int:
     """Look for everything that can be wrong with the store. Nothing is deleted.
@@ -199,7 +195,7 @@ def _verdict(report: Checked) -> Iterator[str]:
 
 
 @click.command(short_help="Show where the bytes of the store are.", epilog="Example: skillpack stats")
-@_store_option
+@store_option
 @output_options
 def stats(*, store: str | None, output: Output) -> None:
     """Show where the bytes of the store are: by skill, all its versions together.

@@ -87,8 +87,8 @@ class Bundle:
 def statement(digest: str, name: str) -> bytes:
     """What is signed about a skill.
 
-    >>> statement("sha256:" + "0" * 64, "math")[-27:]
-    b'00000000"},"name":"math"}]}'
+    >>> statement("sha256:" + "0" * 64, "math")[-26:]
+    b'0000000"},"name":"math"}]}'
     """
     subject = {"digest": {"sha256": parse_digest(digest).removeprefix("sha256:")}, "name": check_skill_name(name)}
     return canonical_json({"_type": _STATEMENT, "predicateType": PREDICATE, "predicate": {}, "subject": [subject]})

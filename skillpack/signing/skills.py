@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from skillpack.summaries import SkillSummary
+
 
 def sign(
     addresses: Sequence[str] | str,
@@ -66,3 +68,16 @@ def signatures(
     found = repository.resolve(address, branch)
     policy = policy_of_keys(keys) if keys else show_policy()
     return find_signatures(repository, found.descriptor.digest, found.name, policy)
+
+
+def signers_of(skill: SkillSummary, *, keys: Sequence[str | Path] = (), store: StoreLike = None) -> list[str]:
+    """Names of those whose signatures of a skill count.
+
+    Args:
+        skill: which, wherever in the history it is.
+        keys: see `signatures`.
+        store: where the skill is.
+    """
+    policy = policy_of_keys(keys) if keys else show_policy()
+    found = find_signatures(open_existing(store), skill.digest, skill.name, policy)
+    return [signature.signer for signature in found if not signature.problem]

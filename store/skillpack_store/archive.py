@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from skillpack_store import disk
 from skillpack_store.addresses import check_skill_name
 from skillpack_store.blobs import CHUNK
-from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, digest_of, parse_json
+from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, blob_path, digest_of, parse_json
 from skillpack_store.documents import (
     EMPTY,
     INDEX,
@@ -149,8 +149,7 @@ def _referrer_blobs(repository: Repository, subject: str) -> dict[str, int]:
 
 def _archive_bytes(repository: Repository, index: bytes, blobs: Mapping[str, int]) -> Iterator[bytes]:
     for digest, size in sorted(blobs.items()):
-        name = f"blobs/sha256/{digest.removeprefix('sha256:')}"
-        yield from member_bytes(name, size, _sized(repository, digest, size))
+        yield from member_bytes(blob_path(digest), size, _sized(repository, digest, size))
     yield from member_bytes("index.json", len(index), [index])
     yield from member_bytes("oci-layout", len(LAYOUT), [LAYOUT])
     yield tar_end()
@@ -196,7 +195,7 @@ class _Archive:
     def require(self, blobs: Iterable[Descriptor]) -> None:
         """Refuse the archive unless it has all of these, in their sizes."""
         for blob in blobs:
-            member = self.members.get(_blob_name(blob.digest))
+            member = self.members.get(blob_path(blob.digest))
             if member is None:
                 raise self.damaged(f"blob {blob.digest} is missing")
             if member.size != blob.size:
@@ -226,7 +225,7 @@ class _Archive:
     def _parse(self, document: Descriptor, parse: Callable[[bytes], T]) -> T:
         if document.size > DOCUMENT_LIMIT:
             raise self.damaged(f"the document {document.digest} is too long")
-        data = b"".join(self.chunks(self.members[_blob_name(document.digest)]))
+        data = b"".join(self.chunks(self.members[blob_path(document.digest)]))
         if digest_of(data) != document.digest:
             raise self.damaged(f"blob {document.digest} has another digest, {digest_of(data)}")
         try:
@@ -236,7 +235,7 @@ class _Archive:
 
     def store(self, repository: Repository, blobs: Iterable[Descriptor]) -> None:
         for blob in blobs:
-            repository.blobs.put(self.chunks(self.members[_blob_name(blob.digest)]), expect=blob.digest)
+            repository.blobs.put(self.chunks(self.members[blob_path(blob.digest)]), expect=blob.digest)
 
     def skill_name(self, entry: Descriptor) -> str:
         name = entry.annotations.get(NAME) or entry.annotations.get(REF_NAME, "")
@@ -295,7 +294,3 @@ def _small(archive: _Archive, name: str) -> Any:
     if member.size > DOCUMENT_LIMIT:
         raise ValueError(f"its {name} is too long")
     return parse_json(b"".join(archive.chunks(member)))
-
-
-def _blob_name(digest: str) -> str:
-    return f"blobs/sha256/{digest.removeprefix('sha256:')}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["DOCUMENT_LIMIT", "Descriptor", "canonical_json", "digest_of", "parse_digest", "parse_json"]
+__all__ = ["DOCUMENT_LIMIT", "Descriptor", "blob_path", "canonical_json", "digest_of", "parse_digest", "parse_json"]
 
 DOCUMENT_LIMIT = 4 << 20  # bytes; registries take no larger manifest (OCI distribution-spec)
 _DEPTH_LIMIT = 32
@@ -74,6 +74,15 @@ class Descriptor:
 def digest_of(data: Buffer) -> str:
     """Return the digest of ``data``, ``sha256:`` and 64 lowercase hexadecimal digits."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def blob_path(digest: str) -> str:
+    """Return where a blob is in an OCI image layout.
+
+    >>> blob_path("sha256:" + "0" * 64)[:16]
+    'blobs/sha256/000'
+    """
+    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
 
 def parse_digest(text: object) -> str:

@@ -219,6 +219,23 @@ def parse_index(data: bytes) -> list[Descriptor]:
     return _descriptors(_open(data, INDEX), "manifests")
 
 
+def attached_files(data: bytes, subject: str) -> list[Descriptor]:
+    """Return what an attachment refers to, whatever program made it.
+
+    Raises:
+        ValueError: It is not an attachment of this subject.
+    """
+    document = parse_json(data)
+    if not isinstance(document, dict) or document.get("mediaType") != MANIFEST:
+        raise ValueError("it is not an image manifest")
+    if Descriptor.from_json(document.get("subject")).digest != subject:
+        raise ValueError(f"it is not attached to {subject}")
+    layers = document.get("layers")
+    if not isinstance(layers, list):
+        raise ValueError("its layers are not a list")  # noqa: TRY004  a document's value, not a caller's
+    return [Descriptor.from_json(document.get("config")), *map(Descriptor.from_json, layers)]
+
+
 def rfc3339(time: datetime | None) -> str:
     """Write a time with its zone (default: now) as RFC 3339 in UTC with seconds.
 

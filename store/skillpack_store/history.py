@@ -25,7 +25,7 @@ class RefEntry:
     """One line of a ref log.
 
     Attributes:
-        ref: The ref, ``heads/…`` or ``tags/…``.
+        ref: The ref, ``heads/…``, ``tags/…`` or ``remotes/<remote>/…``.
         position: 0 for what it names now, 1 for what it named before that, and so on.
         value: The entry.
         message: Of the commit that it names; empty if it names none, or one that is not in the store any more.
@@ -74,7 +74,7 @@ def ref_log(repository: Repository, name: str, limit: int | None = None) -> list
 
     Args:
         repository: The store.
-        name: The branch or tag, with or without its kind.
+        name: The branch, tag or branch of a remote, with or without its kind.
         limit: How many entries at most; None for all.
 
     Raises:

@@ -44,7 +44,7 @@ class Repository:
     Attributes:
         path: The store's folder.
         blobs: Its content.
-        refs: Its branches, tags and lists of attachments.
+        refs: Its branches, tags and lists of attachments, and what it knows of remotes.
         graph: Its commits in short.
         trash: What a garbage collection took out of use and has not deleted yet.
     """

@@ -2,6 +2,7 @@
 
 main, v1            a branch or a tag
 heads/x, tags/x     the same, where a branch and a tag have one name
+origin/main         what a branch of a remote named when it was looked at last; remotes/origin/main is the same
 sha256:3f2a9c1b     a commit by the start of its digest, at least 8 digits
 main@{2}            what the branch or tag named before its last 2 changes, by its ref log; @{0} is now
 main~3              3 commits back by first parents; ~ alone is ~1; may follow any of the others
@@ -26,9 +27,13 @@ __all__ = ["Revision", "find_ref", "parse_revision", "resolve_revision"]
 _REVISION = re.compile(
     r"(?P<base>sha256:[0-9a-f]{8,64}|[A-Za-z0-9][^~@{}^:]*)(?:@\{(?P<entry>[0-9]{1,9})\})?(?P<back>(?:~[0-9]{0,9})*)"
 )
-_HINT = "Write a branch or a tag, main~2, main@{1}, or sha256: with at least the first 8 digits of a commit's digest."
+_HINT = (
+    "Write a branch or a tag, origin/main for a branch of a remote, main~2, main@{1}, or sha256: with at least the "
+    "first 8 digits of a commit's digest."
+)
 _SHOWN = 5
 KINDS = {"heads": "branch", "tags": "tag"}
+_REMOTES = "remotes/"
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Revision:
     """A revision, taken apart.
 
     Attributes:
-        base: Branch, tag, or start of a digest.
+        base: Branch, tag, branch of a remote, or start of a digest.
         entry: How many changes of the ref to go back; None where the ref log does not matter.
         back: How many first parents to go back from there.
     """
@@ -56,6 +61,8 @@ def parse_revision(text: str) -> Revision:
     Revision(base='main', entry=None, back=2)
     >>> parse_revision("heads/main@{1}~~")
     Revision(base='heads/main', entry=1, back=2)
+    >>> parse_revision("origin/main~").base
+    'origin/main'
     >>> parse_revision("sha256:0123abcd").base
     'sha256:0123abcd'
     >>> parse_revision("main^2")
@@ -66,10 +73,8 @@ def parse_revision(text: str) -> Revision:
     if found is None or (found["base"].startswith("sha256:") and found["entry"] is not None):
         raise StoreError(f"{text[:200]!r} does not name a commit.", hint=_HINT)
     if not found["base"].startswith("sha256:"):
-        kind, slash, name = found["base"].partition("/")
-        if slash and kind not in KINDS:
-            raise StoreError(f"{text[:200]!r} does not name a commit.", hint=_HINT)
-        check_ref(name if slash else kind)
+        for part in found["base"].removeprefix(_REMOTES).split("/", maxsplit=1):
+            check_ref(part)
     steps = [int(step or 1) for step in found["back"].split("~")[1:]]
     return Revision(found["base"], None if found["entry"] is None else int(found["entry"]), sum(steps))
 
@@ -95,7 +100,7 @@ def resolve_revision(repository: Repository, text: str) -> str:
 
 
 def find_ref(repository: Repository, name: str, *, deleted: bool = False) -> str:
-    """Return the full name of a branch or tag, ``heads/…`` or ``tags/…``.
+    """Return the full name of a ref: ``heads/…``, ``tags/…`` or ``remotes/<remote>/…``.
 
     Args:
         repository: The store.
@@ -106,9 +111,7 @@ def find_ref(repository: Repository, name: str, *, deleted: bool = False) -> str
         NotFoundError: There is none; the hint says what there is.
         StoreError: A branch and a tag have the name and name different commits.
     """
-    _, slash, rest = name.partition("/")
-    candidates = [name] if slash else [f"{kind}/{name}" for kind in KINDS]
-    check_ref(rest if slash else name)
+    candidates = _candidates(name)
     values = {ref: repository.refs.read(ref) for ref in candidates}
     found = [ref for ref, value in values.items() if value is not None]
     if len({values[ref].digest for ref in found}) > 1:  # type: ignore[union-attr]
@@ -123,7 +126,19 @@ def find_ref(repository: Repository, name: str, *, deleted: bool = False) -> str
     raise _unknown(repository, name, candidates)
 
 
+def _candidates(name: str) -> list[str]:
+    kind, slash, _ = name.partition("/")
+    for part in name.removeprefix(_REMOTES).split("/", maxsplit=1):
+        check_ref(part)
+    if not slash:
+        return [f"{kind}/{name}" for kind in KINDS]
+    return [name if kind in KINDS or name.startswith(_REMOTES) else _REMOTES + name]
+
+
 def _unknown(repository: Repository, name: str, candidates: list[str]) -> NotFoundError:
+    if candidates[0].startswith(_REMOTES):
+        short, known = candidates[0].removeprefix(_REMOTES), repository.refs.list("remotes")
+        return NotFoundError(f"No branch {short!r} was fetched.", hint=choices(short, known, "branch of a remote"))
     what = KINDS[candidates[0].partition("/")[0]] if len(candidates) == 1 else "branch or tag"
     short = name.rpartition("/")[2]
     gone = [ref for ref in candidates if repository.refs.log(ref)]

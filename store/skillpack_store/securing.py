@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from skillpack_store.documents import attached_files, parse_index
 from skillpack_store.errors import CorruptStoreError
 
 if TYPE_CHECKING:
     from skillpack_store.descriptors import Descriptor
     from skillpack_store.repository import Repository
 
-__all__ = ["secure_commit", "secure_skill"]
+__all__ = ["secure_attachments", "secure_commit", "secure_skill"]
 
 
 def secure_skill(repository: Repository, skill: Descriptor) -> None:
@@ -60,3 +61,22 @@ def secure_commit(repository: Repository, digest: str) -> None:
                 skills.add(skill.digest)
         waiting += [parent for parent in commit.parents if parent not in done and parent not in live]
         done.update(commit.parents)
+
+
+def secure_attachments(repository: Repository, subject: str, digest: str) -> None:
+    """Refuse a list of attachments of which something is not in the store; start the grace period of all anew.
+
+    Args:
+        repository: The store.
+        subject: Digest of what they are attached to.
+        digest: The list.
+
+    Raises:
+        NotFoundError: The list, an attachment or a file is missing.
+        CorruptStoreError: A document cannot be read, or is about another subject.
+    """
+    repository.blobs.refresh(digest)
+    for entry in repository.read_document(digest, parse_index):
+        repository.blobs.refresh(entry.digest)
+        for file in repository.read_document(entry.digest, lambda data: attached_files(data, subject)):
+            repository.blobs.refresh(file.digest)

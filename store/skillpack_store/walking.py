@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from skillpack_store.blob_files import FileProblem, hash_file, look, read_file
@@ -210,7 +211,5 @@ class Walk:
 
 
 def _media_type(data: bytes) -> str | None:
-    import json
-
     found = json.loads(data).get("mediaType")
     return found if isinstance(found, str) else None

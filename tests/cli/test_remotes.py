@@ -31,7 +31,7 @@ def test_from_one_machine_to_another(library, stick, away, run):
     ]
     result = run("push")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr.startswith(f"main: new -> {head(library)[7:19]}\nsent ")
+    assert result.stderr.startswith(f"main: new -> {head(library)[:19]}\nsent ")
     assert run("push").stderr == f"{stick} is up to date\n"
     result = run("clone", stick, away)
     assert result.exit_code == 0, result.output
@@ -53,6 +53,7 @@ def test_only_some_skills(library, stick, away, run):
     assert (skill.name, skill.author, skill.message) == ("code", "Bob", "For work")
     assert run("pull", stick, "code", "--tags", "--store", away).exit_code == 2
     assert run("pull", stick, "cdoe", "--store", away).exit_code == 1
+    assert run("pull", stick, "-m", "Why", "--store", away).exit_code == 2
 
 
 def test_who_comes_second_is_told(library, stick, away, run):
@@ -69,7 +70,10 @@ def test_who_comes_second_is_told(library, stick, away, run):
     assert "hint: Nothing was changed. Pull first" in result.stderr
     result = run("pull", "--store", away)
     assert result.exit_code == 1
-    assert "skillpack merge" in result.stderr
+    assert "skillpack merge origin/main. Or --force" in result.stderr
+    assert run("log", "--rev", "origin/main", "-n", "1", "--store", away).stdout.count(head(library)[:19]) == 1
+    assert run("merge", "origin/mian", "--store", away).stderr.startswith("error: No branch 'origin/mian' was fetched.")
+    assert run("merge", "origin/main", "--dry-run", "--store", away).exit_code == 0
     assert run("push", "--force", "--store", away).stderr.count("(forced)") == 1
     assert json.loads(run("ls-remote", "--json").stdout)["refs"][0] == {"ref": "heads/main", "digest": head(away)}
 
@@ -92,7 +96,7 @@ def test_fetch_leaves_branches_alone(library, stick, away, run):
     run("delete", "code", "-y")
     run("push", stick)
     result = run("fetch", "--store", away)
-    assert result.stderr.startswith(f"origin/main: {before[7:19]} -> {head(library)[7:19]}\n")
+    assert result.stderr.startswith(f"origin/main: {before[:19]} -> {head(library)[:19]}\n")
     assert head(away) == before
     assert skillpack.list_remotes(store=away)[0].branches == {"main": head(library)}
 
@@ -104,6 +108,12 @@ def test_an_interrupted_clone_is_completed(library, stick, away, run):
     result = run("clone", stick, away)
     assert result.exit_code == 1
     assert "There is a library in" in result.stderr
+
+
+def test_remote_alone_says_what_there_is(run):
+    result = run("remote")
+    assert result.exit_code == 0
+    assert "set-url" in result.stdout
 
 
 def test_clone_of_what_is_not_there(stick, away, run):
@@ -118,7 +128,7 @@ def test_clone_of_what_is_not_there(stick, away, run):
 def test_clone_of_a_branch_that_is_not_there(library, stick, away, run):
     run("push", stick)
     result = run("clone", stick, away, "--branch", "trunk")
-    assert "hint: Name one with --branch: there is main." in result.stderr
+    assert "hint: Every branch there is: main." in result.stderr
     assert not away.exists()
 
 

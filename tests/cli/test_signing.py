@@ -84,6 +84,17 @@ def test_warnings_are_talk(library, model, run, ada):
     assert result.stderr.startswith("warning: ")
 
 
+def test_verify_what_only_a_tag_on_another_branch_has(library, ada, run, tmp_path):
+    run("export", "code", tmp_path / "code.tar")
+    run("branch", "side")
+    run("import", tmp_path / "code.tar", "--name", "fresh", "--branch", "side")
+    run("tag", "v1", "side")
+    run("sign", "fresh@v1", "--key", "ada")
+    result = run("verify", "fresh@v1", "--key", "ada")
+    assert (result.exit_code, result.stdout[:8]) == (0, "ok fresh"), result.stderr
+    assert result.stdout.endswith(" signed by ada\n")
+
+
 def test_verify_with_a_key(library, ada, run, home):
     run("sign", "math", "--key", "ada")
     run("key", "new", "bob", "--no-password")

@@ -33,6 +33,26 @@ def test_branches_and_steps_back(repository, line, text, index):
     assert resolve_revision(repository, text) == line[index]
 
 
+def test_branches_of_remotes(repository, line):
+    repository.refs.update("remotes/origin/main", line[2], expected=None)
+    repository.refs.update("remotes/origin/main", line[1], expected=line[2])
+    for text in ("origin/main", "remotes/origin/main"):
+        assert resolve_revision(repository, text) == line[1]
+        assert resolve_revision(repository, f"{text}~") == resolve_revision(repository, f"{text}@{{1}}") == line[2]
+    with pytest.raises(NotFoundError, match="No branch 'origin/mian' was fetched") as caught:
+        resolve_revision(repository, "origin/mian")
+    assert "origin/main" in caught.value.hint
+    for text in ("origin/", "/main", "a/b/c", "../main", "remotes/origin", "remotes/../main"):
+        with pytest.raises(StoreError):
+            resolve_revision(repository, text)
+
+
+def test_a_remote_that_is_called_like_a_kind(repository, line):
+    repository.refs.update("remotes/heads/main", line[3], expected=None)
+    assert resolve_revision(repository, "heads/main") == line[0]
+    assert resolve_revision(repository, "remotes/heads/main") == line[3]
+
+
 def test_tags_and_digests(repository, line):
     repository.tag("v1", line[2])
     assert resolve_revision(repository, "v1") == resolve_revision(repository, "tags/v1") == line[2]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from skillpack_store.descriptors import blob_path
+from skillpack_store.documents import rfc3339
 from skillpack_store.errors import BusyError, CorruptStoreError, NotFoundError, RemoteError, StoreError
 from skillpack_store.refs import SHARED_KINDS, build_entry, check_ref, parse_entry
-from skillpack_store.remotes.objects import CLIENT, RETRY, blob_path, need_obstore, object_size, read_object, translated
+from skillpack_store.remotes.objects import CLIENT, RETRY, need_obstore, object_size, read_object, translated
 from skillpack_store.repository import LAYOUT
 from skillpack_store.view import INDEX_LIMIT, merge_index, ref_entries
 
@@ -77,8 +78,7 @@ class BucketRemote:
         found = self._named(ref, number) if number else None
         if found != expected:
             raise BusyError(f"{ref} of {self.url} was moved by somebody else: it names {found or 'nothing'}.")
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
-        mine = build_entry(digest, now, write=secrets.token_hex(16))
+        mine = build_entry(digest, rfc3339(None), write=secrets.token_hex(16))
         if not self._create(f"refs/{ref}/{number + 1}", mine) and self._entry(ref, number + 1) != mine:
             raise BusyError(f"{ref} of {self.url} was moved by somebody else at the same time.")
 

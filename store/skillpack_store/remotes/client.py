@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from skillpack_store.errors import RemoteError
+from skillpack_store.remotes.hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Body: TypeAlias = "bytes | Callable[[], Iterable[bytes]] | None"
 
-__all__ = ["Answer", "Client", "is_loopback", "origin_of"]
+__all__ = ["Answer", "Client", "origin_of"]
 
 _CHUNK = 1 << 20  # bytes
 _REDIRECTS = 5
@@ -282,20 +282,6 @@ def origin_of(url: str) -> tuple[str, str, int | None]:
     """
     parts = urlsplit(url)
     return parts.scheme, (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("127.0.0.1.example.org")
-    (True, True, False)
-    """
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _shown(url: str) -> str:

@@ -13,7 +13,8 @@ from skillpack_store.blobs import CHUNK
 from skillpack_store.errors import BusyError, NotFoundError, RefusedError, RemoteError
 from skillpack_store.refs import SHARED_KINDS
 from skillpack_store.repository import Repository
-from skillpack_store.securing import secure_commit
+from skillpack_store.roots import subject_of
+from skillpack_store.securing import secure_attachments, secure_commit
 from skillpack_store.view import refresh_index
 
 if TYPE_CHECKING:
@@ -88,8 +89,11 @@ class FolderRemote:
             if digest is not None:
                 with store.writing():
                     # A garbage collection there may have been at work since it was asked what is there.
-                    if not ref.startswith("referrers/"):
+                    subject = subject_of(ref)
+                    if subject is None:
                         secure_commit(store, digest)
+                    else:
+                        secure_attachments(store, subject, digest)
                     store.refs.update(ref, digest, expected=expected)
             elif expected is not None:
                 store.refs.delete(ref, expected=expected)

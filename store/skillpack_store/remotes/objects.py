@@ -11,7 +11,7 @@ from skillpack_store.errors import NotFoundError, RefusedError, RemoteError, Sto
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["CLIENT", "RETRY", "blob_path", "need_obstore", "object_size", "read_object", "translated"]
+__all__ = ["CLIENT", "RETRY", "need_obstore", "object_size", "read_object", "translated"]
 
 # Requests that fail are tried again here, for a short time; longer interruptions are the business of the transfer.
 RETRY: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
@@ -31,11 +31,6 @@ def need_obstore() -> None:
         raise StoreError(
             "Buckets and web addresses need the package obstore.", hint='Run: pip install "skillpack[remotes]"'
         ) from None
-
-
-def blob_path(digest: str) -> str:
-    """Return where a blob is in an OCI image layout."""
-    return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
 
 def read_object(store: Any, url: str, path: str, start: int = 0) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from skillpack_store.errors import RemoteError, StoreError
+from skillpack_store.remotes.hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,7 @@ def open_remote(
         if not _NAME.fullmatch(other):
             _refuse(other)
     try:
-        from skillpack_store.remotes.client import Client, is_loopback
+        from skillpack_store.remotes.client import Client
         from skillpack_store.remotes.oci.credentials import default_config_files, find_credentials
         from skillpack_store.remotes.oci.repository import RegistryRemote
         from skillpack_store.remotes.oci.session import Session

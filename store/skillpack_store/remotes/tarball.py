@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from skillpack_store import disk
 from skillpack_store.blobs import CHUNK
-from skillpack_store.descriptors import parse_digest
+from skillpack_store.descriptors import blob_path, parse_digest
 from skillpack_store.errors import BusyError, CorruptStoreError, NotFoundError, RefusedError, StoreError
 from skillpack_store.remotes.folder import folder_of, translated_os_errors
 from skillpack_store.repository import LAYOUT
@@ -58,13 +58,13 @@ class ArchiveRemote:
     def sizes(self, blobs: Iterable[Descriptor]) -> Mapping[str, int]:
         """See ``Remote``."""
         members = self._members()
-        return {blob.digest: members[name].size for blob in blobs if (name := _member_name(blob.digest)) in members}
+        return {blob.digest: members[name].size for blob in blobs if (name := blob_path(blob.digest)) in members}
 
     def read(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
         """See ``Remote``."""
         if blob.digest in self._staged:
             return iter([b"".join(self._staged[blob.digest][1]())[start:]])
-        member = self._members().get(_member_name(blob.digest))
+        member = self._members().get(blob_path(blob.digest))
         if member is None:
             raise NotFoundError(f"Blob {blob.digest} is not in {self.url}.")
         return self._content(member, start)
@@ -90,28 +90,31 @@ class ArchiveRemote:
 
     def _new_file(self) -> Iterator[bytes]:
         self._require_unmoved()
-        members = self._members()
+        members, version = self._members(), self._seen[0]
         sizes = {_digest(name): member.size for name, member in members.items() if name.startswith(_BLOBS)}
         sizes.update((digest, size) for digest, (size, _) in self._staged.items())
         for digest, size in sorted(sizes.items()):
             staged = self._staged.get(digest)
-            content = self._content(members[_member_name(digest)], 0) if staged is None else staged[1]()
-            yield from member_bytes(_member_name(digest), size, content)
+            content = self._content(members[blob_path(digest)], 0) if staged is None else staged[1]()
+            yield from member_bytes(blob_path(digest), size, content)
         index = merge_index(self._document("index.json"), ref_entries(self.refs(), sizes.get))
         yield from member_bytes("index.json", len(index), [index])
         yield from member_bytes("oci-layout", len(LAYOUT), [LAYOUT])
         yield tar_end()
-        # Everything is written by now except the name: look once more.
-        self._require_unmoved()
+        # Everything is written by now except the name: look once more. Of another file neither the blobs that were
+        # copied nor the refs that were shown need be those of this one, whichever refs moved.
+        self._members()
+        if self._seen[0] != version:
+            raise self._replaced()
 
     def _require_unmoved(self) -> None:
         now = self._refs_of_file()
-        for ref, (before, _) in self._moved.items():
-            if now.get(ref) != before:
-                self._staged, self._moved = {}, {}
-                raise BusyError(
-                    f"{self.url} was replaced by somebody else.", hint="Theirs stays. Pull, then push again."
-                )
+        if any(now.get(ref) != before for ref, (before, _) in self._moved.items()):
+            raise self._replaced()
+
+    def _replaced(self) -> BusyError:
+        self._staged, self._moved = {}, {}
+        return BusyError(f"{self.url} was replaced by somebody else.", hint="Theirs stays. Pull, then push again.")
 
     def _refs_of_file(self) -> dict[str, str]:
         index = self._document("index.json")
@@ -169,10 +172,6 @@ def open_remote(url: str, **options: Any) -> ArchiveRemote:
     """Return the library in an archive, given by its path or a ``file://`` URL."""
     del options
     return ArchiveRemote(folder_of(url))
-
-
-def _member_name(digest: str) -> str:
-    return f"{_BLOBS}{digest.removeprefix('sha256:')}"
 
 
 def _digest(name: str) -> str:

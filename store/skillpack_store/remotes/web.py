@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from skillpack_store.descriptors import blob_path
 from skillpack_store.errors import NotFoundError, RefusedError, RemoteError, StoreError
-from skillpack_store.remotes.objects import CLIENT, RETRY, blob_path, need_obstore, object_size, read_object, translated
+from skillpack_store.remotes.hosts import is_loopback
+from skillpack_store.remotes.objects import CLIENT, RETRY, need_obstore, object_size, read_object, translated
 from skillpack_store.view import INDEX_LIMIT, read_index
 
 if TYPE_CHECKING:
@@ -84,15 +85,3 @@ def open_remote(url: str, *, insecure: bool = False, **options: Any) -> WebRemot
     with translated(url):
         store = HTTPStore(url, client_options=client, retry_config=RETRY)
     return WebRemote(store, url.rstrip("/"))
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this computer.
-
-    >>> is_loopback("localhost"), is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("example.org")
-    (True, True, True, False)
-    """
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from skillpack_store.descriptors import Descriptor, digest_of, parse_json
-from skillpack_store.documents import INDEX, MANIFEST, Commit, SkillManifest
+from skillpack_store.descriptors import Descriptor, digest_of
+from skillpack_store.documents import INDEX, MANIFEST, Commit, SkillManifest, attached_files
 from skillpack_store.errors import CorruptStoreError, NotFoundError
 from skillpack_store.referrers import list_referrers, merge_referrers, referrers_tag
 from skillpack_store.transfer.ancestry import follows, rooted
@@ -17,14 +17,14 @@ from skillpack_store.transfer.incoming import Incoming
 from skillpack_store.transfer.trying import Meter, in_parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from typing_extensions import Self
 
     from skillpack_store.remotes.protocol import Remote
     from skillpack_store.repository import Repository
 
-__all__ = ["Download", "attached_files"]
+__all__ = ["Download"]
 
 T = TypeVar("T")
 
@@ -237,20 +237,3 @@ class Download:
             part.close()
         self._documents[document.digest] = (part.path, len(data))
         return data
-
-
-def attached_files(data: bytes, subject: str) -> Iterator[Descriptor]:
-    """Yield what an attachment refers to, whatever program made it.
-
-    Raises:
-        ValueError: It is not an attachment of this subject.
-    """
-    document = parse_json(data)
-    if not isinstance(document, dict) or document.get("mediaType") != MANIFEST:
-        raise ValueError("it is not an image manifest")
-    if Descriptor.from_json(document.get("subject")).digest != subject:
-        raise ValueError(f"it is not attached to {subject}")
-    layers = document.get("layers")
-    if not isinstance(layers, list):
-        raise ValueError("its layers are not a list")  # noqa: TRY004  a document's value, not a caller's
-    return iter([Descriptor.from_json(document.get("config")), *map(Descriptor.from_json, layers)])

@@ -206,6 +206,7 @@ def advance_branch(
     old: str | None,
     force: bool,
     url: str,
+    name: str | None,
 ) -> RefChange | None:
     """Return how a branch has to move to be at a commit; None if it need not.
 
@@ -222,8 +223,9 @@ def advance_branch(
     if not force:
         raise DivergedError(
             f"Branch {branch} has diverged: it is at {old}, in {url} it is at {digest}, and neither follows the other.",
-            hint="Bring them together with skillpack merge; --force makes yours equal to the other one "
-            "(its commits stay in the log of the branch).",
+            hint=f"Bring them together: skillpack merge {f'{name}/{branch}' if name else digest[:31]}"
+            f"{'' if branch == 'main' else f' --branch {branch}'}. Or --force makes yours equal to the other one "
+            "(your commits stay in the log of the branch).",
         )
     return RefChange(f"heads/{branch}", old, digest, forced=True)
 

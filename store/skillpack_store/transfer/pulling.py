@@ -101,7 +101,9 @@ def _pull(
     for branch, digest in wanted.items():
         old = before.get(branch)
         try:
-            change = advance_branch(repository, branch, digest, parents, old=old, force=force, url=remote.url)
+            change = advance_branch(
+                repository, branch, digest, parents, old=old, force=force, url=remote.url, name=name
+            )
         except StoreError as error:
             problems.append(error)
             continue

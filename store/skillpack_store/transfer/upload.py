@@ -6,11 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, digest_of
-from skillpack_store.documents import INDEX, MANIFEST, build_index, is_index
+from skillpack_store.documents import INDEX, MANIFEST, attached_files, build_index, is_index
 from skillpack_store.errors import NotFoundError
 from skillpack_store.referrers import list_referrers, referrers_tag
 from skillpack_store.transfer.arriving import read_list
-from skillpack_store.transfer.download import attached_files
 from skillpack_store.transfer.trying import Meter, in_parallel, trying
 
 if TYPE_CHECKING:

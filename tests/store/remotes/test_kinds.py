@@ -18,14 +18,17 @@ from skillpack_store import (
     BusyError,
     CorruptStoreError,
     NoStoreError,
+    NotFoundError,
     RemoteError,
     Repository,
     digest_of,
     export_archive,
     import_archive,
 )
+from skillpack_store.collecting import collect_garbage
 from skillpack_store.descriptors import Descriptor
 from skillpack_store.errors import RefusedError
+from skillpack_store.fsck import check_store
 from skillpack_store.remotes.folder import FolderRemote
 from skillpack_store.remotes.objects import read_object
 from skillpack_store.remotes.opening import open_remote
@@ -75,6 +78,29 @@ def test_what_a_push_relies_on_is_fresh(ada, tmp_path):
         os.utime(path, (0, 0))
     push(ada, remote, None)
     assert min(path.stat().st_mtime for path in paths) > 1_000_000
+
+
+def test_a_collection_in_the_folder_during_a_push(ada, tmp_path):
+    """Without any grace, right before each ref moves: the ref is refused, and the next push is whole."""
+    commit_skill(ada, "math", "one")
+    push(ada, FolderRemote(tmp_path / "stick"), None)
+    commit_skill(ada, "code", "two")
+    for skill in ada.skills().values():
+        ada.attach(skill, "application/x-card", [(b"card", "text/plain", "x")])
+
+    class Collected(Wrapped):
+        def update_ref(self, ref, digest, *, expected):
+            collect_garbage(Repository.open(tmp_path / "stick"), grace=-10, trash_grace=-10)
+            super().update_ref(ref, digest, expected=expected)
+
+    with pytest.raises(NotFoundError):
+        push(ada, Collected(FolderRemote(tmp_path / "stick")), None)
+    assert check_store(tmp_path / "stick", level="full").findings == []
+    push(ada, FolderRemote(tmp_path / "stick"), None)
+    assert check_store(tmp_path / "stick", level="full").findings == []
+    other = Repository.create(tmp_path / "other")
+    pull(other, FolderRemote(tmp_path / "stick"), None)
+    assert [len(other.referrers(skill.digest)) for skill in other.skills().values()] == [1, 1]
 
 
 # Archives
@@ -127,6 +153,45 @@ def test_two_pushes_into_one_file(ada, bob, tmp_path):
         push(bob, Slow(ArchiveRemote(tmp_path / "x.tar")), None)
     assert ls_remote(ArchiveRemote(tmp_path / "x.tar"))["heads/main"] == ada.branches()["main"]
     assert [path.name for path in tmp_path.glob("*x.tar*")] == ["x.tar"]
+
+
+def test_pushes_of_two_branches_into_one_file(ada, bob, tmp_path):
+    """Between looking and writing nothing is lost; during the writing the file must stay the one that was looked at."""
+    path = tmp_path / "x.tar"
+    commit_skill(ada, "math", "one")
+    push(ada, ArchiveRemote(path), None)
+    pull(bob, ArchiveRemote(path), None)
+    commit_skill(bob, "code", "two", branch="side")
+
+    class Between(Wrapped):
+        def finish(self):
+            commit_skill(ada, "math", "three")
+            push(ada, ArchiveRemote(path), None)
+            super().finish()
+
+    push(bob, Between(ArchiveRemote(path)), None, branches=["side"])
+    assert ls_remote(ArchiveRemote(path)) == {
+        "heads/main": ada.branches()["main"],
+        "heads/side": bob.branches()["side"],
+    }
+    commit_skill(bob, "code", "four", branch="side")
+
+    class During(ArchiveRemote):
+        def write(self, blob, chunks):
+            super().write(blob, lambda: self.interrupted(chunks))
+
+        def interrupted(self, chunks):
+            if "math-5" not in ada.skills():
+                commit_skill(ada, "math-5", "five")
+                push(ada, ArchiveRemote(path), None)
+            return chunks()
+
+    with pytest.raises(BusyError, match="replaced by somebody else"):
+        push(bob, During(path), None, branches=["side"])
+    push(bob, ArchiveRemote(path), None, branches=["side"])
+    new = Repository.create(tmp_path / "new")
+    pull(new, ArchiveRemote(path), None, branches=None)
+    assert new.branches() == {"main": ada.branches()["main"], "side": bob.branches()["side"]}
 
 
 def test_what_others_put_into_an_archive_stays(ada, tmp_path):

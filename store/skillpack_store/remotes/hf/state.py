@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from skillpack_store.descriptors import canonical_json, parse_digest, parse_json
 from skillpack_store.errors import StoreError
-from skillpack_store.refs import KINDS, check_ref
+from skillpack_store.refs import SHARED_KINDS, check_ref
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,7 +106,7 @@ def _ref(ref: str) -> str:
         check_ref(name)
     except StoreError as error:
         raise ValueError(error.message) from None
-    if kind not in KINDS:
+    if kind not in SHARED_KINDS:
         raise ValueError(f"{ref[:80]!r} is not a ref")
     return ref
 
