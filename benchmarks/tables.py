@@ -56,7 +56,7 @@ def with_table(text: str, table: str) -> str:
 
 def table() -> str:
     """The table of all figures, Markdown."""
-    rows = [*_exact(), *_fidelity(), *_comparison(), *_classifier(), *_speed(), *_memory()]
+    rows = [*_exact(), *_fidelity(), *_calibration(), *_comparison(), *_classifier(), *_speed(), *_memory(), *_store()]
     lines = ["| what | figure | command |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
     return "\n".join(lines)
@@ -85,6 +85,15 @@ def _behaviour(found: dict[str, Any]) -> str:
         f"{_megabytes(found['bytes'])}: KL {found['kl']:.2g}, gain kept {_percent(found['kept'], 2)} "
         f"[{100 * low:.2f}, {100 * high:.2f}], top-1 agreement {_percent(found['agreement'], 1)}"
     )
+
+
+def _calibration() -> Iterator[_Row]:
+    found, command = _figures("calibration")
+    none, *others = found["skills"]
+    size = _megabytes(none["bytes"])
+    yield f"The same, {size}, other numbers of texts to learn from", f"none: KL {none['kl']:.2g}", command
+    for skill in others:
+        yield f"The same size, learned from {skill['texts']}", f"KL {skill['kl']:.2g}", command
 
 
 def _comparison() -> Iterator[_Row]:
@@ -118,6 +127,21 @@ def _memory() -> Iterator[_Row]:
     for name, usage in found["commands"].items():
         figure = f"{_megabytes(usage['peak_anonymous_bytes'], 0)} of memory (limit {limit})"
         yield f"`skillpack {name}`, {size} checkpoint", f"{figure}, {usage['seconds']:.0f} s", command
+
+
+def _store() -> Iterator[_Row]:
+    found, command = _figures("store")
+    scale = found["scale"]
+    of = f"library of {scale['commits']:,} commits, {scale['skills']} skills, {scale['blobs']:,} blobs"
+    for name in ("list", "log -n 20", "gc", "fsck --quick", "fsck --full"):
+        usage = scale["commands"][name]
+        figure = f"{usage['seconds']:.2g} s, {_megabytes(usage['peak_anonymous_bytes'], 0)} of memory"
+        yield f"`skillpack {name}`, {of}", figure, command
+    for name, share in found["throughput"]["shares"].items():
+        yield f"{name} of a blob", f"{share:.1f} times the speed of `sha256sum` and then `cp` of the same file", command
+    second = found["second_version"]
+    sizes = f"{_megabytes(second['second_adds_bytes'])} beside {_megabytes(second['first_bytes'])}"
+    yield "Second version of a skill that changes 1 block of 16", sizes, command
 
 
 def _share(found: dict[str, Any]) -> str:

@@ -229,9 +229,12 @@ def pull(
         DivergedError: the branch has commits that the remote's lacks. What came is kept; the branch stays.
         CorruptStoreError: what came is not what it should be. No ref was moved.
         RemoteError: the remote cannot be reached. What came is kept for the next time.
+        NotTrustedError: your policy asks for a signature, and none of a skill that was named counts.
         UsageError: skills are named together with all branches, tags or force; or none are, and there is no commit
             that an author or a message could be of.
     """
+    from skillpack.signing.checking import require_trusted
+
     names = [skills] if isinstance(skills, str) else list(skills)
     if names and (all_branches or tags or force):
         raise UsageError("single skills come without branches and tags", hint="Name skills, or pull everything.")
@@ -249,6 +252,7 @@ def pull(
             tools=tools(),
             message=message,
             branch=branch,
+            accept=lambda name, digest: require_trusted(repository, digest, name),
             dry_run=dry_run,
             progress=progress,
         )

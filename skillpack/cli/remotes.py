@@ -125,7 +125,7 @@ def pull(*, remote: str, skills: tuple[str, ...], output: Output, **options: Any
     REMOTE is the name of a remote (default: origin) or an address. With names of skills only these come, without
     the history, in a commit of your own. An interrupted pull goes on where it was.
     """
-    with output.progress() as progress:
+    with output.trust_warnings(), output.progress() as progress:
         report = skillpack.pull(remote, skills, progress=progress, **options)
     _tell(report, output, "received", "would receive", "already up to date")
 

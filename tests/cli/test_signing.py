@@ -197,6 +197,21 @@ def test_the_policy_is_shown(ada, run):
     assert "nobody is trusted yet" in run("policy", "show").stderr
 
 
+def test_what_is_not_signed_is_not_pulled_by_name(library, ada, run, tmp_path):
+    assert run("push", tmp_path / "stick/").exit_code == 0
+    run("policy", "trust", "ada", "--name", "Ada")
+    run("policy", "set", "require")
+    other = tmp_path / "other"
+    result = run("pull", tmp_path / "stick/", "math", "--store", other)
+    assert result.exit_code == 14
+    assert "a signature by Ada is missing" in result.stderr
+    assert "math" not in run("list", "--store", other).stdout
+    run("sign", "math", "--key", "ada")
+    assert run("push", tmp_path / "stick/").exit_code == 0
+    assert run("pull", tmp_path / "stick/", "math", "--store", other).exit_code == 0
+    assert "math" in run("list", "--store", other).stdout
+
+
 def test_a_damaged_policy_stops_everything_that_asks_it(library, model, home, run):
     (home / "policy.json").write_text("{}")
     for command in (("install", "math", model), ("verify", "math"), ("policy", "set", "off")):

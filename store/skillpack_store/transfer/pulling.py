@@ -127,6 +127,7 @@ def pull_skills(
     tools: Mapping[str, str],
     message: str = "",
     branch: str = "main",
+    accept: Callable[[str, str], None] | None = None,
     dry_run: bool = False,
     jobs: int = JOBS,
     progress: Callable[[int, int, str], None] = silent,
@@ -143,6 +144,8 @@ def pull_skills(
         tools: Program -> version, for the commit.
         message: Of the commit.
         branch: The branch, on both sides.
+        accept: Called with name and digest of each skill when all of it is there, with its attachments, and before it
+            is committed; raises to refuse.
         dry_run: Change nothing.
         jobs: Connections at a time.
         progress: See ``fetch``.
@@ -172,6 +175,9 @@ def pull_skills(
         after = before
         if not dry_run:
             plan.run()
+            if accept is not None:
+                for name, skill in wanted.items():
+                    accept(name, skill.digest)
             after = repository.commit(
                 branch,
                 lambda skills: {**skills, **wanted},
