@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from skillpack_store.fsck import check_store
+
 if TYPE_CHECKING:
     from skillpack_store import Commit, Descriptor, Repository
 
@@ -23,7 +25,8 @@ def commit_skill(repository: Repository, name: str, text: str, branch: str = "ma
 
 
 def verify_everything(repository: Repository) -> None:
-    """Hash every blob that any ref names, at any distance."""
+    """Hash every blob that any ref names, at any distance; and the product's own full check must find no error."""
+    assert [(found.problem, found.path) for found in check_store(repository, level="full").errors] == []
     tips = [*repository.branches().values(), *repository.tags().values()]
     seen: set[str] = set()
     while tips:
