@@ -56,7 +56,7 @@ def with_table(text: str, table: str) -> str:
 
 def table() -> str:
     """The table of all figures, Markdown."""
-    rows = [*_exact(), *_fidelity(), *_calibration(), *_comparison(), *_classifier(), *_speed(), *_memory(), *_store()]
+    rows = [*_exact(), *_fidelity(), *_comparison(), *_classifier(), *_speed(), *_memory(), *_store()]
     lines = ["| what | figure | command |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
     return "\n".join(lines)
@@ -85,15 +85,6 @@ def _behaviour(found: dict[str, Any]) -> str:
         f"{_megabytes(found['bytes'])}: KL {found['kl']:.2g}, gain kept {_percent(found['kept'], 2)} "
         f"[{100 * low:.2f}, {100 * high:.2f}], top-1 agreement {_percent(found['agreement'], 1)}"
     )
-
-
-def _calibration() -> Iterator[_Row]:
-    found, command = _figures("calibration")
-    none, *others = found["skills"]
-    size = _megabytes(none["bytes"])
-    yield f"The same, {size}, other numbers of texts to learn from", f"none: KL {none['kl']:.2g}", command
-    for skill in others:
-        yield f"The same size, learned from {skill['texts']}", f"KL {skill['kl']:.2g}", command
 
 
 def _comparison() -> Iterator[_Row]:
