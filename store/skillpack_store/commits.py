@@ -103,6 +103,7 @@ def append_commit(
     repository.refs.update(ref, digest, expected=parents[0].digest if parents else None)
     commit = Commit.parse(data)
     repository.graph.note(commit, parents)
+    repository.graph.settle()
     return commit
 
 

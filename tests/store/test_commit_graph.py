@@ -137,13 +137,17 @@ def test_records_are_gathered_when_there_are_many(library, reads, monkeypatch):
     found = Repository.open(library.path)
     list(sorted_records(found, library.branches()["main"]))
     assert [path.name for path in cache(library)] == ["history"]
-    commit_skill(library, "math", "three")
+    commit_skill(Repository.open(library.path), "math", "three")
     assert len(cache(library)) == 2
     reads.clear()
     again = Repository.open(library.path)
     assert len(again.graph.ancestors(library.branches()["main"])) == 7
     assert reads == []
     assert library.resolve("math").version == 3
+    writer = Repository.open(library.path)
+    for text in ("four", "five", "six", "seven"):
+        commit_skill(writer, "math", text)
+    assert [path.name for path in cache(library)] == ["history"]
 
 
 def test_a_history_without_records_is_read_once_and_kept(library, reads, monkeypatch):
