@@ -29,6 +29,7 @@ __all__ = [
     "merge_referrers",
     "referrers_index",
     "referrers_tag",
+    "tagged_subject",
 ]
 
 TITLE = "org.opencontainers.image.title"
@@ -117,3 +118,12 @@ def referrers_index(repository: Repository, subject: str) -> Descriptor | None:
 def referrers_tag(subject: str) -> str:
     """Return the tag of the list of a subject's attachments, ``sha256-<hex>``."""
     return parse_digest(subject).replace(":", "-")
+
+
+def tagged_subject(tag: str) -> str:
+    """Return the subject that a list's tag is of: the inverse of ``referrers_tag``, unchecked.
+
+    >>> tagged_subject("sha256-0a")
+    'sha256:0a'
+    """
+    return tag.replace("-", ":", 1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from skillpack_store.descriptors import DOCUMENT_LIMIT, digest_of, parse_digest
 from skillpack_store.documents import rfc3339
 from skillpack_store.errors import CorruptStoreError, NotFoundError, StoreError
+from skillpack_store.referrers import tagged_subject
 from skillpack_store.refs import SHARED_KINDS
 from skillpack_store.view import foreign_entries
 
@@ -101,7 +102,7 @@ def subject_of(ref: str) -> str | None:
     """Return the digest to which the list that a ref names is attached; None for other refs."""
     kind, _, name = ref.partition("/")
     try:
-        return parse_digest(name.replace("-", ":", 1)) if kind == "referrers" else None
+        return parse_digest(tagged_subject(name)) if kind == "referrers" else None
     except ValueError:
         return None
 

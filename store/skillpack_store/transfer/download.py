@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from skillpack_store.descriptors import Descriptor, digest_of
 from skillpack_store.documents import INDEX, MANIFEST, Commit, SkillManifest, attached_files
 from skillpack_store.errors import CorruptStoreError, NotFoundError
-from skillpack_store.referrers import list_referrers, merge_referrers, referrers_tag
+from skillpack_store.referrers import list_referrers, merge_referrers, referrers_tag, tagged_subject
 from skillpack_store.transfer.ancestry import follows, rooted
 from skillpack_store.transfer.arriving import download, of_unknown_size, read_document, read_list
 from skillpack_store.transfer.incoming import Incoming
@@ -115,10 +115,10 @@ class Download:
         found = True
         while found:
             # An attachment may have attachments of its own.
-            ready = [tag for tag in lists if tag.startswith("sha256-") and self.will_have(tag.replace("-", ":", 1))]
+            ready = [tag for tag in lists if tag.startswith("sha256-") and self.will_have(tagged_subject(tag))]
             found = bool(ready)
             for tag in ready:
-                self._add_list(tag.replace("-", ":", 1), lists.pop(tag))
+                self._add_list(tagged_subject(tag), lists.pop(tag))
 
     def run(self) -> None:
         """Store everything that was planned for: content, then what refers to it, then what refers to that."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, digest_of
 from skillpack_store.documents import INDEX, MANIFEST, attached_files, build_index, is_index
 from skillpack_store.errors import NotFoundError
-from skillpack_store.referrers import list_referrers, referrers_tag
+from skillpack_store.referrers import list_referrers, referrers_tag, tagged_subject
 from skillpack_store.transfer.arriving import read_list
 from skillpack_store.transfer.trying import Meter, in_parallel, trying
 
@@ -100,7 +100,7 @@ class Upload:
     def add_attachments(self) -> None:
         """Plan for what is attached to anything that the remote has or that is planned for."""
         own = {
-            name.replace("-", ":", 1): value.digest
+            tagged_subject(name): value.digest
             for name, value in self._repository.refs.list("referrers").items()
             if self._refs.get(f"referrers/{name}") != value.digest
         }
