@@ -102,6 +102,7 @@ class SharingMachine(LibraryMachine):
         self.clones = 0
 
     def finish(self):
+        self.mend()
         super().finish()
         self.check("full")
 
