@@ -24,7 +24,7 @@ from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered
 from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.gram import in_coordinates, principal
 from skillpack.codecs.matrix import matrix_shape
-from skillpack.codecs.protocol import Analysis, Cost, Encoding, Layout, Parameters
+from skillpack.codecs.protocol import Analysis, Cost, DeltaFactors, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
@@ -224,14 +224,8 @@ class LowRank:
         delta = np.zeros(shape, np.float32)
         if not parameters["columns"]:
             return delta.reshape(layout.shape)
-        _check_parameters(parameters, shape)
-        reader = _Reader(chunks)
-        dither = Dither.announced(parameters)
-        left, right = (_read_factor(reader, parameters, count, dither) for count in shape)
-        inner = np.repeat(_inner(np.arange(len(parameters["columns"]))), parameters["columns"])
+        left, right, inner = _read_factors(parameters, chunks, shape)
         outer = float(parameters["outer"])
-        reader.finish()
-        _check_exact(np.stack([_peaks(left), _peaks(right)]), inner)
         right = (right * inner).T
         size = max(1, _BLOCK // shape[1])
         for first in range(0, shape[0], size):
@@ -239,6 +233,21 @@ class LowRank:
             with np.errstate(over="ignore"):
                 delta[first : first + size] = (left[first : first + size].astype(np.float64) @ right) * outer
         return delta.reshape(layout.shape)
+
+    def decode_factors(
+        self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], shape: tuple[int, int]
+    ) -> DeltaFactors:
+        """See `FactoredCodec`."""
+        if not parameters["columns"]:
+            return DeltaFactors(*(np.zeros((size, 0), np.float32) for size in shape))
+        left, right, inner = _read_factors(parameters, chunks, shape)
+        # Shared out between both, so that neither leaves the range of fp32 where their product does not.
+        outer = float(parameters["outer"])
+        scales = np.sqrt(inner * abs(outer))
+        with np.errstate(over="ignore"):
+            return DeltaFactors(
+                (left * (np.sign(outer) * scales)).astype(np.float32), (right * scales).astype(np.float32)
+            )
 
     def predicted(self, analysis: Analysis, step: float) -> Cost:
         """What an analysed matrix will cost at `step`, were its singular vectors Gaussian."""
@@ -406,6 +415,20 @@ def _read_factor(
         factor = factor.astype(needed, copy=False)
         factor[:, first:last] = symbols.reshape(last - first, entries).T
     return factor
+
+
+def _read_factors(
+    parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.signedinteger[Any]], npt.NDArray[np.signedinteger[Any]], Doubles]:
+    """The integers of both sides and the inner scale of each column."""
+    _check_parameters(parameters, shape)
+    reader = _Reader(chunks)
+    dither = Dither.announced(parameters)
+    left, right = (_read_factor(reader, parameters, count, dither) for count in shape)
+    inner: Doubles = np.repeat(_inner(np.arange(len(parameters["columns"]))), parameters["columns"])
+    reader.finish()
+    _check_exact(np.stack([_peaks(left), _peaks(right)]), inner)
+    return left, right, inner
 
 
 def _peaks(factor: npt.NDArray[np.signedinteger[Any]]) -> npt.NDArray[np.float64]:
