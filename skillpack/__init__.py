@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
     from skillpack.differences import LibraryDiff, diff
-    from skillpack.errors import NotTrustedError, ReportedError, SkillPackError, TrustWarning
+    from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
+    from skillpack.grafting.host import Host, host
+    from skillpack.grafting.loading import from_pretrained
     from skillpack.history import LogEntry, RefLogEntry, log, reflog
     from skillpack.installing import FolderStatus, InstallReport, remove, status
     from skillpack.library import (
@@ -67,12 +69,14 @@ __all__ = [
     "Checkpoint",
     "EvalReport",
     "FolderStatus",
+    "Host",
     "InstallReport",
     "KeyInfo",
     "LibraryChange",
     "LibraryDiff",
     "Lock",
     "LogEntry",
+    "NotAppliedWarning",
     "NotTrustedError",
     "PackReport",
     "Policy",
@@ -98,8 +102,10 @@ __all__ = [
     "evaluate",
     "export",
     "fetch",
+    "from_pretrained",
     "fsck",
     "gc",
+    "host",
     "import_skill",
     "install",
     "list",
@@ -142,12 +148,14 @@ _HOMES = {
     "Checkpoint": "checkpoint",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
+    "Host": "grafting.host.Host",
     "InstallReport": "installing",
     "KeyInfo": "signing",
     "LibraryChange": "branching",
     "LibraryDiff": "differences",
     "Lock": "locked_skills",
     "LogEntry": "history",
+    "NotAppliedWarning": "errors",
     "NotTrustedError": "errors",
     "PackReport": "packing",
     "Policy": "signing",
@@ -173,8 +181,10 @@ _HOMES = {
     "evaluate": "evaluating",
     "export": "library",
     "fetch": "remotes",
+    "from_pretrained": "grafting.loading.from_pretrained",
     "fsck": "upkeep",
     "gc": "upkeep",
+    "host": "grafting.host.host",
     "import_skill": "library",
     "install": "library",
     "list": "summaries.list_skills",

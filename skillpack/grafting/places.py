@@ -7,6 +7,7 @@ where in the fused tensor each one is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from skillpack.grafting.offloading import offloaded_tensor
 from skillpack.grafting.wrappers import check_model, unwrap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
 
 Owner = tuple[torch.nn.Module, str]
 """A module and the name of its attribute."""
@@ -73,6 +74,43 @@ class Place:
         return id(self.tensor), self.part or _whole(self.tensor)
 
 
+class Places(Mapping[str, Place]):
+    """Name -> place. Names that only an older checkpoint has are found too, but not listed.
+
+    Args:
+        places: by the names of today.
+        prefix: that names in the checkpoint of the bare model lack (transformers' `base_model_prefix`), or "".
+        renamings: transformers' rules from a checkpoint's names to the module's.
+    """
+
+    def __init__(self, places: Mapping[str, Place], prefix: str, renamings: Sequence[Any]) -> None:
+        self._places = places
+        self._prefix = prefix
+        self._renamings = renamings
+
+    def __getitem__(self, name: str) -> Place:
+        for candidate in self._candidates(name):
+            if candidate in self._places:
+                return self._places[candidate]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _candidates(self, name: str) -> Iterator[str]:
+        renamed = name
+        for renaming in self._renamings:
+            renamed, _ = renaming.rename_source_key(renamed)
+        for candidate in dict.fromkeys((name, renamed)):
+            yield candidate
+            if self._prefix:
+                yield f"{self._prefix}.{candidate}"
+                yield candidate.removeprefix(f"{self._prefix}.")
+
+
 def find_places(model: torch.nn.Module) -> Mapping[str, Place]:
     """Find the places of all tensors that a checkpoint of a model can have, by any name that it can have there.
 
@@ -80,7 +118,8 @@ def find_places(model: torch.nn.Module) -> Mapping[str, Place]:
         model: the live model; torch.compile and DistributedDataParallel around it are looked through.
 
     Returns:
-        Name -> place; names of tied weights and of fused ones have a place each.
+        Name -> place; names of tied weights and of fused ones have a place each. Names that are not listed can be
+        asked for as well: those without the prefix of the bare model, or with it, and those of older checkpoints.
 
     Raises:
         UnsupportedModelError: the weights are not there as a checkpoint has them; says why.
@@ -98,7 +137,20 @@ def find_places(model: torch.nn.Module) -> Mapping[str, Place]:
             if part is not None:
                 whole = part == _whole(tensor)
                 places.setdefault(name, Place(name, tensor, tuple(owners[id(tensor)]), None if whole else part))
-    return places
+    prefix = getattr(inner, "base_model_prefix", "")
+    return Places(places, prefix if isinstance(prefix, str) else "", _renamings(inner))
+
+
+def _renamings(model: torch.nn.Module) -> list[Any]:
+    try:
+        from transformers import PreTrainedModel
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming
+    except ImportError:  # transformers before version 5
+        return []
+    if not isinstance(model, PreTrainedModel):
+        return []
+    return [rule for rule in get_model_conversion_mapping(model) if type(rule) is WeightRenaming]
 
 
 def _live_tensors(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[int, list[Owner]]]:

@@ -1,0 +1,39 @@
+"""Weights of skills that were on a model lately, so that swapping back to them is copying."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from skillpack.grafting.planning import Content
+
+
+class WeightCache:
+    """Tensors by their content's identity; those that were not used for longest go first.
+
+    Args:
+        limit: most bytes to hold.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._kept: dict[tuple[Content, torch.dtype], torch.Tensor] = {}
+
+    def get(self, content: Content, dtype: torch.dtype, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What has this content, computed if it is not here; kept if it is not larger than the limit."""
+        key = content, dtype
+        found = self._kept.pop(key, None)
+        if found is None:
+            found = compute()
+            if found.nbytes > self.limit:
+                return found
+            self.size += found.nbytes
+        self._kept[key] = found
+        while self.size > self.limit:
+            self.size -= self._kept.pop(next(iter(self._kept))).nbytes
+        return found
