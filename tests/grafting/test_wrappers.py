@@ -35,8 +35,10 @@ def grafted_and_back(model, inner, shelf):
 
 
 def test_a_compiled_model_is_not_compiled_again(shelf):
+    from torch._dynamo.testing import CompileCounterWithBackend
+
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     plain = load(shelf.base)
     model = torch.compile(plain, backend=counter)
     base = logits(model)
