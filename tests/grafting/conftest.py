@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 
 import pytest
-import torch
-import transformers
 from transformers.utils import logging
 
 import skillpack
@@ -24,7 +23,7 @@ def _quiet():
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory):
-    """Base, fine-tunes and a store; not to be changed."""
+    """Base, fine-tunes, a store, and a function that installs skills on disk; not to be changed."""
     root = tmp_path_factory.mktemp("grafting")
     base, store = models.llama(root / "base"), root / "store"
     changed = {"math": "", "code": "mlp", "prose": "", "chat": "embed_tokens"}
@@ -34,47 +33,11 @@ def shelf(tmp_path_factory):
     }
     for name in NAMES:
         skillpack.pack(base, tuned[name], name, exact=name in {"math", "chat"}, store=store)
-    return SimpleNamespace(root=root, base=base, store=store, tuned=tuned)
 
-
-@pytest.fixture
-def load(shelf):
-    """Function: the base as a live model."""
-
-    def load(dtype="auto", folder=shelf.base, **options):
-        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options).eval()
-
-    return load
-
-
-@pytest.fixture
-def installed(shelf, tmp_path_factory):
-    """Function: the folder of the base with skills installed."""
-
+    @functools.cache
     def installed(*skills):
-        output = tmp_path_factory.mktemp("installed") / "model"
-        skillpack.install(list(skills), shelf.base, output=output, store=shelf.store)
+        output = root / "installed" / " ".join(skills)
+        skillpack.install(list(skills), base, output=output, store=store)
         return output
 
-    return installed
-
-
-@pytest.fixture(scope="session")
-def bits():
-    """Function: name -> bytes, of all parameters and buffers of a model."""
-
-    def bits(model):
-        state = model.state_dict()
-        return {name: value.detach().cpu().contiguous().flatten().view(torch.uint8).clone() for name, value in state.items()}
-
-    return bits
-
-
-@pytest.fixture(scope="session")
-def same():
-    """Function: whether two results of `bits` are equal."""
-
-    def same(left, right):
-        return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-    return same
+    return SimpleNamespace(root=root, base=base, store=store, tuned=tuned, installed=installed)
