@@ -226,12 +226,12 @@ class LowRank:
             return delta.reshape(layout.shape)
         left, right, inner = _read_factors(parameters, chunks, shape)
         outer = float(parameters["outer"])
-        right = (right * inner).T
+        wide = (right * inner).T
         size = max(1, _BLOCK // shape[1])
         for first in range(0, shape[0], size):
             # A hostile scale may overflow to infinity, which harms nobody.
             with np.errstate(over="ignore"):
-                delta[first : first + size] = (left[first : first + size].astype(np.float64) @ right) * outer
+                delta[first : first + size] = (left[first : first + size].astype(np.float64) @ wide) * outer
         return delta.reshape(layout.shape)
 
     def decode_factors(

@@ -77,11 +77,11 @@ def warn_of_files(names: Sequence[str], paths: Sequence[str], level: int) -> Non
     """Say that files are not applied.
 
     Args:
-        names: of the skills that are grafted.
+        names: of skills that change them, and that this was not said of yet.
         paths: relative paths of the files.
         level: callers between here and the user's code.
     """
-    if paths:
+    if names:
         warnings.warn(
             f"A live model does not take the files that {listing(names)} also changes: {listing(paths)}. Open the "
             "tokenizer of a folder that the skill is installed in (skillpack install … -o FOLDER).",

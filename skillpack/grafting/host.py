@@ -143,6 +143,15 @@ class Host:
             names = {each.skill.name for each in found}
             self._select([*(each for each in self._engine.active if each.skill.name not in names), *found])
 
+    def swap(self, *addresses: str) -> None:
+        """Put exactly these skills on the model, in one step, whatever is on it.
+
+        Raises:
+            see `graft`.
+        """
+        with self._lock:
+            self._select(self._shelf.find(addresses))
+
     def ungraft(self, *names: str) -> None:
         """Take skills off the model; with no name, all of them. Without skills, the base is back bit for bit.
 
@@ -218,12 +227,15 @@ class Host:
         check_distinct(active)
         settle, left = self._settings.with_skills(active)
         plan = self._engine.plan(active)
-        new = [each for each in active if each.skill.digest not in self._told and each.skill.manifest.files]
-        if new:
-            # Before anything is written: a warning may be an error.
-            warn_of_files([each.skill.name for each in new], left, 4)
+        new = {
+            each.skill.digest: each.skill.name
+            for each in active
+            if each.skill.digest not in self._told and any(file.path in left for file in each.skill.manifest.files)
+        }
+        # Before anything is written: a warning may be an error.
+        warn_of_files(list(new.values()), left, 4)
         self._engine.apply(plan, settle)
-        self._told.update(each.skill.digest for each in new)
+        self._told.update(new)
 
     def _overlaid(self, what: str) -> Any:
         if self.mode != "overlay":

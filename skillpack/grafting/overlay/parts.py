@@ -31,7 +31,13 @@ class Use(Enum):
 
 
 class Part:
-    """A delta of a matrix."""
+    """A delta of a matrix.
+
+    Attributes:
+        anchor: name of an attribute that is one of its tensors.
+    """
+
+    anchor = "values"
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What is kept, by attribute."""
@@ -50,7 +56,8 @@ class Part:
     @property
     def device(self) -> torch.device:
         """Where it is."""
-        return next(iter(self.tensors().values())).device
+        where: torch.device = getattr(self, self.anchor).device
+        return where
 
     def apply(self, use: Use, x: torch.Tensor) -> torch.Tensor:
         """What the delta makes of an input.
@@ -83,6 +90,8 @@ class Factors(Part):
         left: fp32 of shape (rows, rank).
         right: fp32 of shape (columns, rank).
     """
+
+    anchor = "left"
 
     def __init__(self, factors: DeltaFactors) -> None:
         self.left = torch.from_numpy(factors.left)
