@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         remove_remote,
         set_remote_url,
     )
+    from skillpack.serving.server import ServeSettings, Serving, serve
     from skillpack.signing import (
         KeyInfo,
         Policy,
@@ -84,6 +85,8 @@ __all__ = [
     "RefSummary",
     "RemoteSummary",
     "ReportedError",
+    "ServeSettings",
+    "Serving",
     "Signature",
     "Skill",
     "SkillDetails",
@@ -125,6 +128,7 @@ __all__ = [
     "remove_remote",
     "restore",
     "revert",
+    "serve",
     "set_policy",
     "set_remote_url",
     "show",
@@ -163,6 +167,8 @@ _HOMES = {
     "RefSummary": "branching",
     "RemoteSummary": "remotes",
     "ReportedError": "errors",
+    "ServeSettings": "serving.server.ServeSettings",
+    "Serving": "serving.server.Serving",
     "Signature": "signing",
     "Skill": "skill",
     "SkillDetails": "library",
@@ -204,6 +210,7 @@ _HOMES = {
     "remove_remote": "remotes",
     "restore": "branching",
     "revert": "branching",
+    "serve": "serving.server.serve",
     "set_policy": "signing",
     "set_remote_url": "remotes",
     "show": "library",

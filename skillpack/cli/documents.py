@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skillpack.cli.history_documents import HISTORY_KEYS
 from skillpack.cli.remote_documents import REMOTE_KEYS
+from skillpack.cli.serving_documents import SERVING_KEYS
 from skillpack.cli.trust_documents import TRUST_KEYS
 from skillpack.cli.upkeep_documents import UPKEEP_KEYS
 
@@ -181,6 +182,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     **HISTORY_KEYS,
     **REMOTE_KEYS,
+    **SERVING_KEYS,
     **TRUST_KEYS,
 }
 """Command -> path of a key -> its meaning. `[]` stands for every item of a list."""
