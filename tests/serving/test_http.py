@@ -5,12 +5,20 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import threading
 import time
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from tests.serving.conftest import KEY, metric, running
 
@@ -248,6 +256,28 @@ def test_a_key(world):
         assert client.get("/v1/models", headers=good).status_code == 200
         non_ascii = {"Authorization": "Bearer \xe9".encode("latin-1")}
         assert client.get("/v1/models", headers=non_ascii).status_code == 401
+
+
+def test_https(world, tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert_file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    trusting = ssl.create_default_context(cafile=str(cert_file))
+    with running(world.base, store=world.store, tls_cert=cert_file, tls_key=key_file) as serving:
+        assert serving.url.startswith("https://127.0.0.1:")
+        assert httpx.post(serving.url + CHAT, json=GOOD, verify=trusting).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(serving.url + "/health")
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(serving.url.replace("https", "http") + "/health")
 
 
 def test_fixed_skills(world):

@@ -84,7 +84,7 @@ class Sequences(RuleBasedStateMachine):
             assert not kept[1 + len(self.rows) :].any()
 
 
-Sequences.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+Sequences.TestCase.settings = settings(max_examples=12, stateful_step_count=16, deadline=None)
 test_sequences = Sequences.TestCase
 
 
