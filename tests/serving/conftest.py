@@ -56,7 +56,7 @@ def running(base, skills=(), **options):
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert ready.wait(60)
+    assert ready.wait(600)
     try:
         yield found[0]
     finally:
