@@ -29,10 +29,8 @@ __all__ = [
     "codec_named",
 ]
 
-_OWN = {
-    codec.name: codec
-    for codec in (AdapterFactors(), Direct(), Exact(), LowRank(), Raw(), Residual(), Sparse(), Tucker())
-}
+_ALL: tuple[Codec, ...] = (AdapterFactors(), Direct(), Exact(), LowRank(), Raw(), Residual(), Sparse(), Tucker())
+_OWN = {codec.name: codec for codec in _ALL}
 
 
 @cache
