@@ -59,6 +59,19 @@ def open_model(source: str | Path) -> torch.nn.Module:
     return model
 
 
+def bare_model(folder: Path) -> torch.nn.Module:
+    """The model that a folder's config.json names, its weights without values (on the meta device), tied as usual.
+
+    Raises:
+        CheckpointError: config.json does not name the model's class.
+        UnsupportedCheckpointError: a kind of model or a class that transformers does not have.
+    """
+    config = _read_config(folder)
+    with _weights_on_meta():
+        model: torch.nn.Module = _model_class(folder, config)(copy.deepcopy(config))
+    return model
+
+
 def open_tokenizer(source: str | Path) -> Any:
     """Open the tokenizer of a model folder or a Hub id; no code of its own is run.
 
