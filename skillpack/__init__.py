@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from skillpack.evaluating import EvalReport, evaluate
     from skillpack.history import LogEntry, RefLogEntry, log, reflog
     from skillpack.installing import FolderStatus, InstallReport, remove, status
+    from skillpack.interop import AdapterExport, MergedExport, export_adapter, export_merged, import_adapter
+    from skillpack.interop.callback import SkillPackCallback
     from skillpack.library import (
         SkillDetails,
         delete,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     list = list_skills  # noqa: A001 - the twin of the command
 
 __all__ = [
+    "AdapterExport",
     "Checkpoint",
     "EvalReport",
     "FolderStatus",
@@ -73,6 +76,7 @@ __all__ = [
     "LibraryDiff",
     "Lock",
     "LogEntry",
+    "MergedExport",
     "NotTrustedError",
     "PackReport",
     "Policy",
@@ -83,6 +87,7 @@ __all__ = [
     "Signature",
     "Skill",
     "SkillDetails",
+    "SkillPackCallback",
     "SkillPackError",
     "SkillSummary",
     "SweepReport",
@@ -97,9 +102,12 @@ __all__ = [
     "diff",
     "evaluate",
     "export",
+    "export_adapter",
+    "export_merged",
     "fetch",
     "fsck",
     "gc",
+    "import_adapter",
     "import_skill",
     "install",
     "list",
@@ -139,6 +147,7 @@ __all__ = [
 
 # Where each name lives. Modules are imported at first use, so that `import skillpack` and the command line start fast.
 _HOMES = {
+    "AdapterExport": "interop",
     "Checkpoint": "checkpoint",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
@@ -148,6 +157,7 @@ _HOMES = {
     "LibraryDiff": "differences",
     "Lock": "locked_skills",
     "LogEntry": "history",
+    "MergedExport": "interop",
     "NotTrustedError": "errors",
     "PackReport": "packing",
     "Policy": "signing",
@@ -158,6 +168,7 @@ _HOMES = {
     "Signature": "signing",
     "Skill": "skill",
     "SkillDetails": "library",
+    "SkillPackCallback": "interop.callback.SkillPackCallback",
     "SkillPackError": "errors",
     "SkillSummary": "summaries",
     "SweepReport": "packing",
@@ -172,9 +183,12 @@ _HOMES = {
     "diff": "differences",
     "evaluate": "evaluating",
     "export": "library",
+    "export_adapter": "interop",
+    "export_merged": "interop",
     "fetch": "remotes",
     "fsck": "upkeep",
     "gc": "upkeep",
+    "import_adapter": "interop",
     "import_skill": "library",
     "install": "library",
     "list": "summaries.list_skills",

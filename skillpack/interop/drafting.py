@@ -252,11 +252,11 @@ class Drafter:
             left, right = right.T, left.T
         dtype = self._dtype or "F32"
         up, down = self._cast(name, left * weight, dtype), self._cast(name, right, dtype)
-        wanted, found = (
-            Product(left * weight, right),
-            Product(*(part.float32().astype(np.float64) for part in (up, down))),
-        )
-        return Lora(down, up, product.rank, False, place), missed(found, wanted)
+        lora = Lora(down, up, product.rank, rooted=False, place=place)
+        if dtype == "F32":
+            return lora, 0.0
+        found = Product(up.float32().astype(np.float64), down.float32().astype(np.float64))
+        return lora, missed(found, Product(left * weight, right))
 
     def _cast(self, name: str, values: np.typing.NDArray[np.float64], dtype: str) -> Tensor:
         with np.errstate(over="ignore"):
