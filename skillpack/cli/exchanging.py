@@ -99,9 +99,8 @@ def export(
         )
     else:
         with output.trust_warnings(), output.progress() as progress:
-            done = skillpack.export_adapter(
-                skills[0], file, str(base), format=kind, progress=progress, **where, **adapter
-            )
+            adapter["format"] = kind
+            done = skillpack.export_adapter(skills[0], file, str(base), progress=progress, **where, **adapter)
         output.result(adapter_document(done), *_adapter_summary(done))
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import numpy as np
 
 from skillpack.checkpoint import open_checkpoint
 from skillpack.errors import SkillPackError, UsageError, listing
@@ -14,7 +17,7 @@ from skillpack.fingerprint import tensor_digests
 from skillpack.installing.claims import Active, check_base, common_renaming, find_targets, gone_tensors
 from skillpack.installing.os_errors import explained
 from skillpack.interop.adapter_folder import CONFIG, WEIGHTS, adapter_config, adapter_tensors, dump, with_one_rank
-from skillpack.interop.drafting import Drafter, LostTensor, Rules
+from skillpack.interop.drafting import Drafter, Lora, LostTensor, Rules
 from skillpack.interop.structure import find_structure, installed_file
 from skillpack.interop.updates import Limit
 from skillpack.library import parse_weight
@@ -25,6 +28,7 @@ from skillpack.signing.checking import require_trusted
 from skillpack.skill import open_skill
 from skillpack.summaries import SkillSummary, label_of, open_existing, summary_of
 from skillpack.summing import check_weight
+from skillpack.tensors import Tensor
 from skillpack_store import disk
 
 if TYPE_CHECKING:
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
     from skillpack.interop.drafting import Draft, ExportedTensor
     from skillpack.interop.structure import Structure
     from skillpack.summaries import StoreLike
-    from skillpack.tensors import Tensor
 
 AdapterFormat = Literal["peft", "vllm"]
 VLLM_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -142,7 +145,7 @@ def export_adapter(
         folder=target,
         skill=summary,
         format=format,
-        rank=max((lora.rank for lora in draft.loras.values()), default=0),
+        rank=max((tensor.rank for tensor in draft.tensors), default=0),
         tensors=tuple(sorted(draft.tensors)),
         lost=tuple(sorted(draft.lost)),
         nbytes=nbytes,
@@ -247,7 +250,25 @@ def _finished(draft: Draft, order: _Order, rules: Rules) -> Draft:
     draft.rows = {module: rows for module, rows in draft.rows.items() if module not in draft.saved}
     if rules.one_rank:
         draft.loras = with_one_rank(draft.loras)
+    if not draft.loras and (draft.saved or draft.biases or draft.rows):
+        draft.loras = _idle(draft, order.structure)
     return draft
+
+
+def _idle(draft: Draft, structure: Structure) -> dict[str, Lora]:
+    """Factors that add nothing to the smallest linear layer: peft opens no LoRA adapter without any."""
+    layers = [
+        place
+        for places in structure.places.values()
+        for place in places
+        if place.attribute == "weight" and place.kind in {"linear", "turned linear"} and place.module not in draft.saved
+    ]
+    if not layers:
+        return {}
+    place = min(layers, key=lambda place: (math.prod(place.shape), place.module))
+    out, into = place.shape if place.kind == "linear" else place.shape[::-1]
+    down, up = (Tensor.of(np.zeros(shape, np.float32)) for shape in ((1, into), (out, 1)))
+    return {place.module: Lora(down, up, 1, rooted=False, place=place)}
 
 
 def _lost_files(active: Active) -> list[LostTensor]:
