@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skillpack.history import LogEntry, RefLogEntry, log, reflog
     from skillpack.installing import FolderStatus, InstallReport, remove, status
     from skillpack.interop import AdapterExport, MergedExport, export_adapter, export_merged, import_adapter
+    from skillpack.interop.auto import AutoSkill
     from skillpack.interop.callback import SkillPackCallback
     from skillpack.library import (
         SkillDetails,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterExport",
+    "AutoSkill",
     "Checkpoint",
     "EvalReport",
     "FolderStatus",
@@ -148,6 +150,7 @@ __all__ = [
 # Where each name lives. Modules are imported at first use, so that `import skillpack` and the command line start fast.
 _HOMES = {
     "AdapterExport": "interop",
+    "AutoSkill": "interop.auto.AutoSkill",
     "Checkpoint": "checkpoint",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",

@@ -82,6 +82,15 @@ class Skill:
         self._places = self.manifest.places()
         self._check_extent()
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from skillpack.notebook import skill_html
+
+        return skill_html(self)
+
+    def __repr__(self) -> str:
+        return f"Skill({self.name!r}, {self.digest[:19]}, {self.size:,} bytes, {len(self.manifest.tensors)} tensors)"
+
     def decode(self, entry: TensorEntry, reference: Tensor | None) -> Decoded:
         """Decode one tensor.
 

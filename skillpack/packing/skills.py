@@ -89,6 +89,12 @@ class PackReport:
         """How many times the bound what is approximated takes; see `Manifest.over_bound`."""
         return self.manifest.over_bound(self.size)
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from skillpack.notebook import pack_html
+
+        return pack_html(self)
+
 
 def pack(
     base: str | Path,
