@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 _STYLE: Final = """\
 .skillpack{font:13px/1.5 system-ui,sans-serif;color:inherit;max-width:60em}
 .skillpack h4{margin:0 0 .4em;font-size:1.1em;font-weight:600}
-.skillpack table{border-collapse:collapse;color:inherit;background:none;margin:.2em 0 .6em}
+.skillpack table{font:inherit;border-collapse:collapse;color:inherit;background:none;margin:.2em 0 .6em}
 .skillpack tr,.skillpack tr:nth-child(even){background:none}
 .skillpack th,.skillpack td{padding:.15em .9em .15em 0;text-align:left;vertical-align:top;color:inherit;\
 background:none;border:0;border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent)}
 .skillpack th{font-weight:600;opacity:.75}
-.skillpack .n{text-align:right;font-variant-numeric:tabular-nums}
+.skillpack .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.skillpack .g{display:inline-block;width:6em;text-align:left;margin-left:.4em}
 .skillpack code{background:none;color:inherit;font-size:.92em;overflow-wrap:anywhere}
 .skillpack .b{display:inline-block;height:.6em;background:currentColor;opacity:.45;border-radius:.15em}
 .skillpack .w{opacity:.75;margin:.2em 0}
@@ -167,7 +168,9 @@ def _pairs(facts: Iterable[tuple[str, str]]) -> list[list[Cell]]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    lines = [[f"<th>{escape(title)}</th>" for title in head]] if head else []
+    rows = list(rows)
+    numbers = [cell.number and cell.bar is None for cell in rows[0]] if rows else []
+    lines = [list(map(_heading, head, numbers))] if head else []
     lines += [list(map(_cell, row)) for row in rows]
     return f"<table>{''.join(f'<tr>{_joined(line)}</tr>' for line in lines)}</table>"
 
@@ -176,8 +179,14 @@ def _joined(pieces: Iterable[str]) -> str:
     return "".join(pieces)
 
 
+def _heading(title: str, number: bool) -> str:  # noqa: FBT001 - mapped over the columns
+    kind = ' class="n"' if number else ""
+    return f"<th{kind}>{escape(title)}</th>"
+
+
 def _cell(cell: Cell) -> str:
-    bar = "" if cell.bar is None else f' <span class="b" style="width:{6 * min(1.0, cell.bar):.2f}em"></span>'
+    length = None if cell.bar is None else f"{6 * min(1.0, cell.bar):.2f}em"
+    bar = "" if length is None else f'<span class="g"><span class="b" style="width:{length}"></span></span>'
     kind = ' class="n"' if cell.number else ""
     return f"<td{kind}>{escape(cell.text)}{bar}</td>"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skillpack.checkpoint import adapter_config, locate
@@ -9,8 +10,6 @@ from skillpack.errors import UsageError
 from skillpack.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from skillpack.packing import PackReport
     from skillpack.summaries import StoreLike
 
@@ -61,8 +60,13 @@ def import_adapter(
         exact=True,
         store=store,
         branch=branch,
-        message=message or f"Import {origin}",
+        message=message or f"Import {_label(origin, folder)}",
         author=author,
         license=license,
         progress=progress,
     )
+
+
+def _label(origin: str, folder: Path) -> str:
+    """What to call an adapter in the history: its Hub id or the name of its folder, never a path of this machine."""
+    return folder.resolve().name if Path(origin).expanduser().exists() else origin
