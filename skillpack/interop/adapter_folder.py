@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -42,13 +43,13 @@ def adapter_config(draft: Draft, structure: Structure, base: str) -> dict[str, A
     Args:
         draft: what the adapter holds.
         structure: of the live model.
-        base: folder or Hub id, maybe with a revision.
+        base: folder, or Hub id with a revision, as `Checkpoint.origin` has it.
     """
     rooted = any(lora.rooted for lora in draft.loras.values())
     ranks = {module: lora.rank for module, lora in draft.loras.items()}
     alphas = {module: _alpha(lora, rooted=rooted) for module, lora in draft.loras.items()}
     rank, alpha = _usual(ranks.values()) or 8, _usual(alphas.values()) or 8
-    name, _, revision = base.partition("@")
+    name, _, revision = (base, "", "") if Path(base).expanduser().exists() else base.partition("@")
     model_class = structure.model_class
     return {
         "peft_type": "LORA",

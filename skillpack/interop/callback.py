@@ -94,8 +94,8 @@ class SkillPackCallback(TrainerCallback):
         live_tensors(kwargs["model"], self._checkpoint)
         if state.global_step:
             _log.info("training is resumed at step %d: its base is not compared again", state.global_step)
-        else:
-            check_live_base(kwargs["model"], self._checkpoint)
+        elif quantised := check_live_base(kwargs["model"], self._checkpoint):
+            _log.warning("%d weights are quantised, so they were not compared with the base", len(quantised))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Pack if it is time; a problem is logged."""

@@ -127,11 +127,14 @@ def write_settings(model: Any, processing_class: Any, base: Checkpoint, folder: 
         _restore_passing(folder / "config.json", read_json(base.companions["config.json"]))
 
 
-def check_live_base(model: torch.nn.Module, base: Checkpoint) -> None:
+def check_live_base(model: torch.nn.Module, base: Checkpoint) -> list[str]:
     """Check that a model that is about to be trained has the base's weights, in whatever dtype it was loaded.
 
     A base tensor is cast to the dtype of the live one and must then be the same, bit for bit. New tensors and new rows
-    are the fine-tune's own; a weight that the live model lacks under its name is not compared.
+    are the fine-tune's own; a weight that the live model lacks under its name is not compared, nor is a quantised one.
+
+    Returns:
+        Names of the base's tensors that are quantised in the model.
 
     Raises:
         WrongBaseError: names the tensors that differ.
@@ -139,7 +142,11 @@ def check_live_base(model: torch.nn.Module, base: Checkpoint) -> None:
     live = live_tensors(model, base)
     renaming: Renaming = find_renaming(base.tensors, live)
     pairs = {renaming.apply(name): name for name in base.tensors}
-    differing = [name for name in sorted(pairs.keys() & live.keys()) if not _same(base.read(pairs[name]), live[name])]
+    common = sorted(pairs.keys() & live.keys())
+    floats = {name for name in common if base.tensors[pairs[name]].dtype in FLOAT_DTYPES}
+    quantised = [name for name in common if name in floats and not live[name].is_floating_point()]
+    compared = [name for name in common if name not in quantised]
+    differing = [name for name in compared if not _same(base.read(pairs[name]), live[name])]
     if differing:
         raise WrongBaseError(
             f"The model to be trained was not loaded from {base.origin}: {len(differing)} of {len(pairs)} tensors "
@@ -147,6 +154,7 @@ def check_live_base(model: torch.nn.Module, base: Checkpoint) -> None:
             tensors=[pairs[name] for name in differing],
             hint="Give the callback the base that the training starts from.",
         )
+    return [pairs[name] for name in quantised]
 
 
 def _same(stored: Tensor, live: torch.Tensor) -> bool:

@@ -158,6 +158,22 @@ def test_the_base_is_known_in_any_dtype_and_another_is_refused_at_once(library, 
     callback.on_train_begin(None, state, None, model=model)
 
 
+def test_quantised_weights_are_not_compared_and_that_is_said(library, caplog):
+    """As an adapter on 4-bit weights has them: bytes of another shape; the rest must be the base's all the same."""
+    base = llama(library.room / "base")
+    model = peft.get_peft_model(opened(base), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    weight = model.base_model.model.model.layers[0].mlp.up_proj
+    weight.weight = torch.nn.Parameter(torch.zeros(768, 1, dtype=torch.uint8), requires_grad=False)
+    callback = SkillPackCallback(base, "math", store=library.store)
+    with caplog.at_level(logging.WARNING, "skillpack"):
+        callback.on_train_begin(None, transformers.TrainerState(), None, model=model)
+    assert "1 weights are quantised" in caplog.text
+    with torch.no_grad():
+        model.base_model.model.model.norm.weight += 1
+    with pytest.raises(WrongBaseError):
+        callback.on_train_begin(None, transformers.TrainerState(), None, model=model)
+
+
 def test_a_failure_on_the_way_is_logged_and_one_at_the_end_loses_nothing(library, tiny, monkeypatch, caplog):
     callback = SkillPackCallback(tiny, "math", every=2, exact=True, store=library.store)
     tried = []

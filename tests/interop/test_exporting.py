@@ -320,3 +320,17 @@ def test_a_changed_tokenizer_comes_along(library, tiny):
     assert (export.folder / "chat_template.jinja").read_text() == "{{ messages }}"
     assert transformers.AutoTokenizer.from_pretrained(export.folder).chat_template == "{{ messages }}"
     assert export.lost == ()
+
+
+def test_the_base_is_named_as_peft_looks_for_it(library, tiny):
+    from skillpack.interop.adapter_folder import adapter_config
+    from skillpack.interop.drafting import Draft
+    from skillpack.interop.structure import Structure
+
+    odd = llama(library.room / "me@home", dtype=torch.float32)
+    structure = Structure("LlamaForCausalLM", {}, {})
+    for base, named in ((str(odd), (str(odd), None)), ("org/base@abc123", ("org/base", "abc123"))):
+        config = adapter_config(Draft(), structure, base)
+        assert (config["base_model_name_or_path"], config["revision"]) == named
+    library.skill(tiny, changed(tiny, library.room / "tuned", only="q_proj"))
+    assert config_of(library.export(tiny))["base_model_name_or_path"] == str(tiny)
