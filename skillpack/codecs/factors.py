@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DTYPES: Final = frozenset({"F32", "F16", "BF16"})
 """Dtypes that factors may have."""
 _MAX_RANK: Final = 1 << 16
+_ANY_RANK: Final = 1 << 10
+"""Ranks up to this one are taken for matrices of any size, larger ones only up to the shorter side."""
 
 
 class LoraFactors(NamedTuple):
@@ -65,8 +67,11 @@ class LoraFactors(NamedTuple):
     def can_be_coded(self) -> bool:
         """Whether the codec takes them: finite, and of a dtype that it knows."""
         found = (self.down, self.up)
-        known = all(tensor.dtype in DTYPES for tensor in found) and self.rank <= _MAX_RANK
-        return known and all(bool(np.isfinite(tensor.float32()).all()) for tensor in found)
+        if not all(tensor.dtype in DTYPES for tensor in found):
+            return False
+        if self.rank > _most(self.up.shape[0], self.down.shape[1]):
+            return False
+        return all(bool(np.isfinite(tensor.float32()).all()) for tensor in found)
 
 
 class AdapterFactors:
@@ -106,7 +111,7 @@ class AdapterFactors:
         _check(rank, alpha, dtypes, rooted=rooted, turned=turned)
         rows, columns = math.prod(layout.shape[:1]), math.prod(layout.shape[1:])
         out, into = (columns, rows) if turned else (rows, columns)
-        if len(layout.shape) < 2 or rank * (rows + columns) > 1 << 40:
+        if len(layout.shape) < 2 or rank > _most(rows, columns):
             raise DamagedSkillError(f"factors of rank {rank} do not fit a tensor of shape {layout.shape}")
         shapes = ((rank, into), (out, rank))
         raw = Raw()
@@ -116,8 +121,13 @@ class AdapterFactors:
         return LoraFactors(down, up, alpha, rooted, turned)
 
 
+def _most(rows: int, columns: int) -> int:
+    """The largest rank, so that factors cannot take much more memory than their tensor."""
+    return min(_MAX_RANK, max(_ANY_RANK, min(rows, columns)))
+
+
 def _check(rank: Any, alpha: Any, dtypes: Any, *, rooted: Any, turned: Any) -> None:
     known = isinstance(dtypes, list) and len(dtypes) == 2 and set(dtypes) <= DTYPES
-    sound = type(rank) is int and 0 < rank <= _MAX_RANK and type(alpha) in {int, float} and math.isfinite(alpha)
+    sound = type(rank) is int and rank > 0 and type(alpha) in {int, float} and math.isfinite(alpha)
     if not (known and sound and type(rooted) is bool and type(turned) is bool):
         raise DamagedSkillError("the factors of a low-rank part are not described as they have to be")
