@@ -141,10 +141,11 @@ def _adapter_summary(done: AdapterExport) -> Iterator[str]:
     yield f"wrote {done.folder}: {carried}, rank {done.rank}, {human(done.nbytes)}"
     if done.error:
         yield f"largest relative error of a tensor: {done.error:.3g}"
-    for lost in done.lost[:10]:
-        yield f"left out: {lost.name}: {lost.reason}"
-    if len(done.lost) > 10:
-        yield f"left out: {len(done.lost) - 10} more, see --json"
+    reasons: dict[str, list[str]] = {}
+    for lost in done.lost:
+        reasons.setdefault(lost.reason, []).append(lost.name)
+    for reason, names in reasons.items():
+        yield f"left out: {listing(names, 3)}: {reason}"
     if not done.lost and not done.error:
         yield "nothing was lost"
     yield (
