@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from skillpack.evaluating import EvalReport, evaluate
     from skillpack.history import LogEntry, RefLogEntry, log, reflog
     from skillpack.installing import FolderStatus, InstallReport, remove, status
+    from skillpack.interop import AdapterExport, MergedExport, export_adapter, export_merged, import_adapter
+    from skillpack.interop.auto import AutoSkill
+    from skillpack.interop.callback import SkillPackCallback
     from skillpack.library import (
         SkillDetails,
         delete,
@@ -64,6 +67,8 @@ if TYPE_CHECKING:
     list = list_skills  # noqa: A001 - the twin of the command
 
 __all__ = [
+    "AdapterExport",
+    "AutoSkill",
     "Checkpoint",
     "EvalReport",
     "FolderStatus",
@@ -73,6 +78,7 @@ __all__ = [
     "LibraryDiff",
     "Lock",
     "LogEntry",
+    "MergedExport",
     "NotTrustedError",
     "PackReport",
     "Policy",
@@ -83,6 +89,7 @@ __all__ = [
     "Signature",
     "Skill",
     "SkillDetails",
+    "SkillPackCallback",
     "SkillPackError",
     "SkillSummary",
     "SweepReport",
@@ -97,9 +104,12 @@ __all__ = [
     "diff",
     "evaluate",
     "export",
+    "export_adapter",
+    "export_merged",
     "fetch",
     "fsck",
     "gc",
+    "import_adapter",
     "import_skill",
     "install",
     "list",
@@ -139,6 +149,8 @@ __all__ = [
 
 # Where each name lives. Modules are imported at first use, so that `import skillpack` and the command line start fast.
 _HOMES = {
+    "AdapterExport": "interop",
+    "AutoSkill": "interop.auto.AutoSkill",
     "Checkpoint": "checkpoint",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
@@ -148,6 +160,7 @@ _HOMES = {
     "LibraryDiff": "differences",
     "Lock": "locked_skills",
     "LogEntry": "history",
+    "MergedExport": "interop",
     "NotTrustedError": "errors",
     "PackReport": "packing",
     "Policy": "signing",
@@ -158,6 +171,7 @@ _HOMES = {
     "Signature": "signing",
     "Skill": "skill",
     "SkillDetails": "library",
+    "SkillPackCallback": "interop.callback.SkillPackCallback",
     "SkillPackError": "errors",
     "SkillSummary": "summaries",
     "SweepReport": "packing",
@@ -172,9 +186,12 @@ _HOMES = {
     "diff": "differences",
     "evaluate": "evaluating",
     "export": "library",
+    "export_adapter": "interop",
+    "export_merged": "interop",
     "fetch": "remotes",
     "fsck": "upkeep",
     "gc": "upkeep",
+    "import_adapter": "interop",
     "import_skill": "library",
     "install": "library",
     "list": "summaries.list_skills",

@@ -134,6 +134,16 @@ def find_delta(base: Checkpoint, tuned: Checkpoint, *, progress: Callable[[int],
     )
 
 
+def is_embedding(name: str) -> bool:
+    """Whether a tensor has the name of an input embedding, which an output head may be tied to."""
+    return _EMBEDDING.fullmatch(name) is not None
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor has the name of an output head."""
+    return _HEAD.fullmatch(name) is not None
+
+
 def find_renaming(base: Mapping[str, object], tuned: Mapping[str, object]) -> Renaming:
     """The rule that takes most base names to tuned names: none at all where the names agree, else a prefix.
 

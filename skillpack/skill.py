@@ -82,6 +82,15 @@ class Skill:
         self._places = self.manifest.places()
         self._check_extent()
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from skillpack.notebook import skill_html
+
+        return skill_html(self)
+
+    def __repr__(self) -> str:
+        return f"Skill({self.name!r}, {self.digest[:19]}, {self.size:,} bytes, {len(self.manifest.tensors)} tensors)"
+
     def decode(self, entry: TensorEntry, reference: Tensor | None) -> Decoded:
         """Decode one tensor.
 
@@ -104,6 +113,11 @@ class Skill:
         if isinstance(main, Tensor):
             return Decoded(main, None, rows)
         return Decoded(None, main, rows)
+
+    def main_chunks(self, entry: TensorEntry) -> Iterator[ChunkReader]:
+        """The coded chunks of an entry's part `main`, for who wants more than the sum that `decode` gives."""
+        sizes = () if entry.main is None else entry.main.sizes
+        return self._chunks(block_of(entry.name), self._places[entry.name], sizes)
 
     def file_changes(self) -> list[FileChange]:
         """What the skill changes in tokenizer, template and config files."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from skillpack.cli.exchange_documents import EXPORT_KEYS
 from skillpack.cli.history_documents import HISTORY_KEYS
 from skillpack.cli.remote_documents import REMOTE_KEYS
 from skillpack.cli.trust_documents import TRUST_KEYS
@@ -15,7 +16,6 @@ from skillpack.cli.upkeep_documents import UPKEEP_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from skillpack.cli.kinds import Kind
     from skillpack.evaluating import ByModel, EvalReport
@@ -155,7 +155,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "card": "the model card, Markdown",
     },
     "delete": {**_within("skill", _SKILL), "dry_run": "nothing was changed"},
-    "export": {"file": "the archive", "bytes": "its size", **_within("skills[]", _SKILL)},
+    "export": {**EXPORT_KEYS, **_within("skills[]", _SKILL)},
     "import": _within("skills[]", _SKILL),
     "verify": {
         **_within("skills[]", _SKILL),
@@ -289,11 +289,6 @@ def show_document(found: SkillDetails) -> dict[str, Any]:
 def delete_document(skill: SkillSummary, *, dry_run: bool) -> dict[str, Any]:
     """What `delete` prints."""
     return {"skill": asdict(skill), "dry_run": dry_run}
-
-
-def export_document(skills: Iterable[SkillSummary], file: Path, size: int) -> dict[str, Any]:
-    """What `export` prints."""
-    return {"file": str(file), "bytes": size, "skills": _skills(skills)}
 
 
 def import_document(skills: Iterable[SkillSummary]) -> dict[str, Any]:

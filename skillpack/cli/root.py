@@ -12,6 +12,7 @@ import click
 from skillpack.cli import (
     branching,
     evaluating,
+    exchanging,
     failures,
     folders,
     history,
@@ -86,8 +87,8 @@ for _command in (
     showing.show,
     evaluating.eval_,
     library.delete,
-    library.export,
-    library.import_,
+    exchanging.export,
+    exchanging.import_,
     library.verify,
     history.log,
     history.diff,

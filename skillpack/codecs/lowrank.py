@@ -59,6 +59,22 @@ class Coefficients(NamedTuple):
     weights: Floats
 
 
+class IntegerFactors(NamedTuple):
+    """What a part holds: the delta is outer * (left * inner) @ right.T, but for its cast to fp32.
+
+    Attributes:
+        left: integers [rows, rank].
+        right: integers [columns, rank].
+        inner: scales of the columns, integers in fp64 [rank].
+        outer: scale of all.
+    """
+
+    left: npt.NDArray[np.signedinteger[Any]]
+    right: npt.NDArray[np.signedinteger[Any]]
+    inner: Doubles
+    outer: float
+
+
 @dataclass(frozen=True)
 class LowRank:
     """The low-rank codec.
@@ -222,23 +238,32 @@ class LowRank:
         del reference
         shape = matrix_shape(layout.shape)
         delta = np.zeros(shape, np.float32)
-        if not parameters["columns"]:
+        found = self.integers(parameters, chunks, layout)
+        if found is None:
             return delta.reshape(layout.shape)
+        left, right = found.left, (found.right * found.inner).T
+        size = max(1, _BLOCK // shape[1])
+        for first in range(0, shape[0], size):
+            # A hostile scale may overflow to infinity, which harms nobody.
+            with np.errstate(over="ignore"):
+                delta[first : first + size] = (left[first : first + size].astype(np.float64) @ right) * found.outer
+        return delta.reshape(layout.shape)
+
+    def integers(
+        self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout
+    ) -> IntegerFactors | None:
+        """The coded factors of a part as they are; None if it has no columns. Raises as `decode` does."""
+        shape = matrix_shape(layout.shape)
+        if not parameters["columns"]:
+            return None
         _check_parameters(parameters, shape)
         reader = _Reader(chunks)
         dither = Dither.announced(parameters)
         left, right = (_read_factor(reader, parameters, count, dither) for count in shape)
         inner = np.repeat(_inner(np.arange(len(parameters["columns"]))), parameters["columns"])
-        outer = float(parameters["outer"])
         reader.finish()
         _check_exact(np.stack([_peaks(left), _peaks(right)]), inner)
-        right = (right * inner).T
-        size = max(1, _BLOCK // shape[1])
-        for first in range(0, shape[0], size):
-            # A hostile scale may overflow to infinity, which harms nobody.
-            with np.errstate(over="ignore"):
-                delta[first : first + size] = (left[first : first + size].astype(np.float64) @ right) * outer
-        return delta.reshape(layout.shape)
+        return IntegerFactors(left, right, inner, float(parameters["outer"]))
 
     def predicted(self, analysis: Analysis, step: float) -> Cost:
         """What an analysed matrix will cost at `step`, were its singular vectors Gaussian."""

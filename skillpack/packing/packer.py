@@ -19,7 +19,7 @@ from skillpack.manifest import FILES, LAYER_TYPE, MEDIA_TYPE, CodedFile, Manifes
 from skillpack.packing.allocate import FinerStepNeededError, fineness, step_for_size
 from skillpack.packing.analysis import LOCAL, Analyst
 from skillpack.packing.payload import Payload, layer_blocks, layer_header
-from skillpack.packing.planning import LossyPlan, Plan, plan_change
+from skillpack.packing.planning import FactorsPlan, LossyPlan, Plan, plan_change
 from skillpack.progress import Stage, silent
 from skillpack.tensors import DTYPE_BYTES, Tensor
 from skillpack_store import Descriptor, SkillManifest, digest_of
@@ -444,6 +444,9 @@ def _checked(plan: Plan, part: Part, chunks: Sequence[bytes], tables: Tables) ->
         if isinstance(decoded, Tensor):
             raise TypeError(f"codec {part.codec} is lossless")
         return plan.error(decoded)
+    if isinstance(plan, FactorsPlan) and reference is not None and not isinstance(decoded, Tensor):
+        with np.errstate(over="ignore", invalid="ignore"):
+            decoded = Tensor.from_float32(reference.float32() + decoded, tuned.dtype)
     if not isinstance(decoded, Tensor) or not np.array_equal(decoded.data, tuned.data):
         raise SkillPackError(
             f"tensor {plan.change.name} did not decode to the same bits; nothing was stored",

@@ -24,6 +24,7 @@ from skillpack_store import check_skill_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from skillpack.checkpoint import Checkpoint
     from skillpack.evaluating.trials import Measured
     from skillpack.manifest import Manifest
     from skillpack.packing.metric import Metric
@@ -88,10 +89,16 @@ class PackReport:
         """How many times the bound what is approximated takes; see `Manifest.over_bound`."""
         return self.manifest.over_bound(self.size)
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from skillpack.notebook import pack_html
+
+        return pack_html(self)
+
 
 def pack(
     base: str | Path,
-    tuned: str | Path,
+    tuned: str | Path | Checkpoint,
     name: str | None = None,
     *,
     exact: bool = False,
@@ -120,7 +127,8 @@ def pack(
 
     Args:
         base: folder, ``.safetensors`` file or hub id of the model that the fine-tune started from.
-        tuned: the same for the fine-tune; or the folder of a PEFT LoRA adapter.
+        tuned: the same for the fine-tune; or the folder of a PEFT LoRA adapter; or a `Checkpoint`, with a name and
+            without texts.
         name: of the skill; by default that of the fine-tune's folder.
         exact: come back bit for bit.
         size: bytes on disk that the skill may take at most.
@@ -169,7 +177,11 @@ def pack(
     about = _Calibration(
         calibration, metric or ("fisher" if wanted else "identity"), None if statistics is None else Path(statistics)
     )
-    name = check_skill_name(name or _name_of(tuned))
+    if not isinstance(tuned, str | Path) and (name is None or wanted):
+        raise UsageError(
+            "a model in memory is packed under a name and without texts", hint="Save it as a folder first."
+        )
+    name = check_skill_name(name or _name_of(str(tuned)))
     hands = Hands(workers, device, ray)
     with ExitStack() as stack:
         found = stack.enter_context(opened(base, tuned, goal, hands, progress))
@@ -206,7 +218,11 @@ def pack(
 
 
 def _pack(
-    found: Opened, models: tuple[str | Path, str | Path], goal: Goal, about: _Calibration, progress: Progress
+    found: Opened,
+    models: tuple[str | Path, str | Path | Checkpoint],
+    goal: Goal,
+    about: _Calibration,
+    progress: Progress,
 ) -> tuple[Packed, Measured | None]:
     packer, metric, path = found.packer, about.metric, about.statistics
     of = fingerprint(found.delta.tuned_digests)
@@ -219,8 +235,10 @@ def _pack(
     from skillpack.packing.divergence import open_candidates
     from skillpack.packing.refining import measured_pack
 
+    base, tuned = models
+    assert isinstance(tuned, str | Path)
     data = SELF if about.texts is None else about.texts
-    with open_candidates(*models, data, progress, learn=goal.refine != 0) as candidates:
+    with open_candidates(base, tuned, data, progress, learn=goal.refine != 0) as candidates:
         if known is None:
             known = candidates.sensitivities(metric, progress)
             if path is not None:
