@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from skillpack.locked_skills import Lock, SyncReport, lock, sync
     from skillpack.packing import PackReport, SweepReport, pack, sweep
+    from skillpack.rebasing import RebaseReport, rebase
     from skillpack.remotes import (
         RemoteSummary,
         TransferReport,
@@ -76,6 +77,7 @@ __all__ = [
     "NotTrustedError",
     "PackReport",
     "Policy",
+    "RebaseReport",
     "RefLogEntry",
     "RefSummary",
     "RemoteSummary",
@@ -114,6 +116,7 @@ __all__ = [
     "pack",
     "pull",
     "push",
+    "rebase",
     "reflog",
     "remove",
     "remove_remote",
@@ -151,6 +154,7 @@ _HOMES = {
     "NotTrustedError": "errors",
     "PackReport": "packing",
     "Policy": "signing",
+    "RebaseReport": "rebasing",
     "RefLogEntry": "history",
     "RefSummary": "branching",
     "RemoteSummary": "remotes",
@@ -189,6 +193,7 @@ _HOMES = {
     "pack": "packing",
     "pull": "remotes",
     "push": "remotes",
+    "rebase": "rebasing",
     "reflog": "history",
     "remove": "installing",
     "remove_remote": "remotes",

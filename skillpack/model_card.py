@@ -33,6 +33,7 @@ class CardFacts:
         license: identifier as on the Hub.
         size: bytes of the skill.
         tuned_size: bytes of the fine-tune's tensors.
+        notes: where else it comes from, a sentence each.
     """
 
     name: str
@@ -40,6 +41,7 @@ class CardFacts:
     license: str
     size: int
     tuned_size: int
+    notes: tuple[str, ...] = ()
 
 
 def write_card(facts: CardFacts, manifest: Manifest) -> str:
@@ -72,6 +74,7 @@ def write_card(facts: CardFacts, manifest: Manifest) -> str:
             f"* coded with {', '.join(codecs)}",
             f"* base: `{manifest.base_fingerprint}`",
             f"* fine-tune: `{manifest.tuned_fingerprint}`",
+            *(f"* {note}" for note in facts.notes),
             "",
         ]
     )
@@ -106,11 +109,15 @@ def base_name(base: Checkpoint) -> str:
     return path.resolve().name if path.exists() else base.origin.partition("@")[0]
 
 
+def card_license(card: str) -> str:
+    """The license that a model card names; empty without one."""
+    found = _LICENSE.search("".join(card.split("---")[1:2]))
+    return found.group(1) if found else ""
+
+
 def base_license(base: Checkpoint) -> str:
     """The license that the base's own model card names; `unknown` without one."""
     card = None if base.folder is None else base.folder / "README.md"
     if card is None or not card.is_file():
         return "unknown"
-    header = card.read_text("utf-8", errors="replace").split("---")[1:2]
-    found = _LICENSE.search("".join(header))
-    return found.group(1) if found else "unknown"
+    return card_license(card.read_text("utf-8", errors="replace")) or "unknown"

@@ -107,12 +107,27 @@ class Skill:
 
     def file_changes(self) -> list[FileChange]:
         """What the skill changes in tokenizer, template and config files."""
-        block, changes, start = self._blocks.get(FILES, np.empty(0, np.uint8)), [], 0
+        return [
+            FileChange(file.path, file.kind, _decompressed(coded, file.size))  # type: ignore[arg-type]
+            for file, coded in zip(self.manifest.files, self.coded_files(), strict=True)
+        ]
+
+    def coded_files(self) -> list[bytes]:
+        """The contents of the manifest's files as they are stored, compressed."""
+        block, found, start = self._blocks.get(FILES, np.empty(0, np.uint8)), [], 0
         for file in self.manifest.files:
-            coded = block[start : start + file.coded].tobytes()
+            found.append(block[start : start + file.coded].tobytes())
             start += file.coded
-            changes.append(FileChange(file.path, file.kind, _decompressed(coded, file.size)))  # type: ignore[arg-type]
-        return changes
+        return found
+
+    def streams(self, entry: TensorEntry) -> list[bytes]:
+        """The coded bytes of each part of a tensor of this skill's manifest, as they are stored."""
+        block, start = self._blocks.get(block_of(entry.name), np.empty(0, np.uint8)), self._places[entry.name]
+        found = []
+        for part in entry.parts:
+            found.append(block[start : start + part.nbytes].tobytes())
+            start += part.nbytes
+        return found
 
     def _decode_part(
         self, entry: TensorEntry, part: Part, offset: int, shape: tuple[int, ...], reference: Tensor | None

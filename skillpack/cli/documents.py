@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from skillpack.cli.history_documents import HISTORY_KEYS
+from skillpack.cli.rebase_documents import REBASE_KEYS
 from skillpack.cli.remote_documents import REMOTE_KEYS
 from skillpack.cli.trust_documents import TRUST_KEYS
 from skillpack.cli.upkeep_documents import UPKEEP_KEYS
@@ -179,6 +180,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "tensors[].kl": "its part of the KL, to first order, in nats",
         "remarks[]": "what could not be measured, and why",
     },
+    **REBASE_KEYS,
     **HISTORY_KEYS,
     **REMOTE_KEYS,
     **TRUST_KEYS,
