@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from skillpack.packing import PackReport, SweepReport, pack, sweep
     from skillpack.rebasing import RebaseReport, rebase
     from skillpack.remotes import (
+        RemoteSkill,
         RemoteSummary,
         TransferReport,
         add_remote,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         push,
         remove_remote,
         set_remote_url,
+        show_remote,
     )
     from skillpack.signing import (
         KeyInfo,
@@ -80,6 +82,7 @@ __all__ = [
     "RebaseReport",
     "RefLogEntry",
     "RefSummary",
+    "RemoteSkill",
     "RemoteSummary",
     "ReportedError",
     "Signature",
@@ -127,6 +130,7 @@ __all__ = [
     "show",
     "show_key",
     "show_policy",
+    "show_remote",
     "sign",
     "signatures",
     "stats",
@@ -157,6 +161,7 @@ _HOMES = {
     "RebaseReport": "rebasing",
     "RefLogEntry": "history",
     "RefSummary": "branching",
+    "RemoteSkill": "remotes",
     "RemoteSummary": "remotes",
     "ReportedError": "errors",
     "Signature": "signing",
@@ -204,6 +209,7 @@ _HOMES = {
     "show": "library",
     "show_key": "signing",
     "show_policy": "signing",
+    "show_remote": "remotes",
     "sign": "signing.skills.sign",
     "signatures": "signing.skills.signatures",
     "stats": "upkeep",

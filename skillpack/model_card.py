@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 CARD_TYPE: Final = "application/vnd.skillpack.card.v1+markdown"
 _MARKDOWN: Final = "text/markdown"
 _TITLE: Final = "README.md"
-_LIMIT: Final = 1 << 20
+CARD_LIMIT: Final = 1 << 20
+"""Most bytes of a card that are read."""
 _LICENSE: Final = re.compile(r"^license:\s*['\"]?([A-Za-z0-9.+-]+)", re.MULTILINE)
 
 
@@ -99,7 +100,7 @@ def read_card(repository: Repository, digest: str) -> str:
         if referrer.artifact_type == CARD_TYPE:
             with contextlib.suppress(StoreError, UnicodeDecodeError):
                 for file in repository.attachment(referrer.digest).files[:1]:
-                    return repository.blobs.read(file.digest, limit=_LIMIT).decode()
+                    return repository.blobs.read(file.digest, limit=CARD_LIMIT).decode()
     return ""
 
 

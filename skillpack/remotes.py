@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skillpack.errors import StoreError, UsageError
+from skillpack.model_card import CARD_LIMIT, CARD_TYPE
 from skillpack.progress import Progress, silent
 from skillpack.settings import default_author, default_store, registry_config_files
-from skillpack.summaries import open_existing, open_or_create, tools
+from skillpack.summaries import SkillSummary, open_existing, open_or_create, tools
 from skillpack_store.remotes.listing import NamedRemote, RemoteList
 from skillpack_store.remotes.opening import check_url, open_remote, open_writable
-from skillpack_store.transfer import RefChange, TransferReport
+from skillpack_store.transfer import RefChange, TransferReport, look_at, look_at_attachment
 from skillpack_store.transfer import fetch as _fetch
 from skillpack_store.transfer import ls_remote as _ls_remote
 from skillpack_store.transfer import pull as _pull
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from skillpack.manifest import Manifest
     from skillpack.summaries import StoreLike
     from skillpack_store import Repository
 
@@ -107,6 +109,53 @@ def ls_remote(remote: str = ORIGIN, *, insecure: bool = False, store: StoreLike 
     """
     named = _find(remote, store, insecure=insecure)
     return _ls_remote(open_remote(named.url, **_options(named)))
+
+
+@dataclass(frozen=True)
+class RemoteSkill:
+    """A skill of a remote that was looked at and not brought.
+
+    Attributes:
+        summary: where it is: time, author and message are those of the commit that it was found in.
+        manifest: what it changes.
+        card: its model card, Markdown; empty if it has none.
+    """
+
+    summary: SkillSummary
+    manifest: Manifest
+    card: str
+
+
+def show_remote(
+    skill: str, remote: str = ORIGIN, *, branch: str = "main", insecure: bool = False, store: StoreLike = None
+) -> RemoteSkill:
+    """Everything about a skill of a remote but its content: a few kilobytes are read, and nothing is stored.
+
+    Args:
+        skill: ``name``, at the head of the remote's branch, or ``name@tag``.
+        remote: name of a remote, or an address.
+        branch: the remote's branch.
+        insecure: allow plain HTTP.
+        store: the store that knows the name.
+
+    Raises:
+        NotFoundError: there is no such skill.
+        CorruptStoreError: what came is not what it should be.
+        DamagedSkillError: its manifest makes no sense.
+        RemoteError: the remote cannot be reached.
+    """
+    # Only here, since numpy is not needed for the rest.
+    from skillpack.skill import MANIFEST_LIMIT, open_manifest
+
+    named = _find(remote, store, insecure=insecure)
+    opened = open_remote(named.url, **_options(named))
+    seen = look_at(opened, skill, branch=branch, limit=MANIFEST_LIMIT)
+    manifest = open_manifest(seen.name, seen.manifest.config, seen.config)
+    digest, commit = seen.descriptor.digest, seen.commit
+    cards = [entry for entry in seen.attachments if entry.artifact_type == CARD_TYPE]
+    card = look_at_attachment(opened, digest, cards[-1], limit=CARD_LIMIT) if cards else b""
+    summary = SkillSummary(seen.name, None, digest, seen.manifest.size, commit.time, commit.author, commit.message)
+    return RemoteSkill(summary, manifest, card.decode("utf-8", "replace"))
 
 
 def push(
@@ -350,6 +399,7 @@ def _summary(repository: Repository, remote: NamedRemote) -> RemoteSummary:
 
 __all__ = [
     "RefChange",
+    "RemoteSkill",
     "RemoteSummary",
     "TransferReport",
     "add_remote",
@@ -361,4 +411,5 @@ __all__ = [
     "push",
     "remove_remote",
     "set_remote_url",
+    "show_remote",
 ]

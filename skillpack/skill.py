@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import zstandard
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from skillpack_store import Repository, SkillManifest
+    from skillpack_store import Descriptor, Repository, SkillManifest
 
-_CONFIG_LIMIT = 256 << 20
+MANIFEST_LIMIT: Final = 256 << 20
+"""Most bytes that a manifest may have, compressed."""
 
 
 class Decoded(NamedTuple):
@@ -66,9 +67,7 @@ class Skill:
         self.name = name
         self.digest = digest
         self.size = listing.size
-        if listing.config.media_type != MEDIA_TYPE:
-            raise DamagedSkillError(f"skill {name} has a manifest of unknown type {listing.config.media_type}")
-        self.manifest = Manifest.load(blobs.read(listing.config.digest, limit=_CONFIG_LIMIT))
+        self.manifest = open_manifest(name, listing.config, blobs.read(listing.config.digest, limit=MANIFEST_LIMIT))
         self._tables = _load_tables(self.manifest)
         self._blocks: dict[str, Bytes] = {}
         for layer in listing.layers:
@@ -180,6 +179,22 @@ def open_skill(repository: Repository, digest: str, name: str) -> Skill:
         NotFoundError: it is not in the store.
     """
     return Skill(name, digest, repository.skill_manifest(digest), repository.blobs)
+
+
+def open_manifest(name: str, config: Descriptor, data: bytes) -> Manifest:
+    """Read the manifest of a skill.
+
+    Args:
+        name: of the skill, for messages.
+        config: how the skill refers to it.
+        data: its bytes, compared with the digest.
+
+    Raises:
+        DamagedSkillError: it is none.
+    """
+    if config.media_type != MEDIA_TYPE:
+        raise DamagedSkillError(f"skill {name} has a manifest of unknown type {config.media_type}")
+    return Manifest.load(data)
 
 
 def first_rows(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from skillpack.library import SkillDetails
     from skillpack.manifest import TensorEntry
     from skillpack.packing import PackReport, SweepReport
+    from skillpack.remotes import RemoteSkill
     from skillpack.summaries import SkillSummary
 
 _SKILL: Final = {
@@ -268,11 +269,11 @@ def list_document(skills: Iterable[SkillSummary], branch: str) -> dict[str, Any]
     return {"branch": branch, "skills": _skills(skills)}
 
 
-def show_document(found: SkillDetails) -> dict[str, Any]:
+def show_document(found: SkillDetails | RemoteSkill) -> dict[str, Any]:
     """What `show` prints."""
     from skillpack.cli.kinds import Kind, by_kind
 
-    manifest = found.skill.manifest
+    manifest = found.manifest
     return {
         **asdict(found.summary),
         "base_fingerprint": manifest.base_fingerprint,
