@@ -41,9 +41,7 @@ def read_document(remote: Remote, document: Descriptor, *, limit: int = DOCUMENT
         RemoteError: The connection broke, again and again.
     """
     if document.size > limit:
-        raise _unusable(
-            remote, document, f"it is announced with {document.size} bytes, more than the {limit} that it may have"
-        )
+        raise _unusable(remote, document, f"it is announced with {document.size} bytes, more than a document may have")
     tries = Tries()
     mismatches = 0
     while True:
