@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from skillpack.manifest import Manifest
     from skillpack.summaries import StoreLike
     from skillpack_store import Repository
+    from skillpack_store.remotes.protocol import Remote
 
 ORIGIN = "origin"
 """The remote that is used when none is named."""
@@ -108,7 +109,7 @@ def ls_remote(remote: str = ORIGIN, *, insecure: bool = False, store: StoreLike 
         RemoteError: the remote cannot be reached.
     """
     named = _find(remote, store, insecure=insecure)
-    return _ls_remote(open_remote(named.url, **_options(named)))
+    return _ls_remote(_open(named))
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def show_remote(
     from skillpack.skill import MANIFEST_LIMIT, open_manifest
 
     named = _find(remote, store, insecure=insecure)
-    opened = open_remote(named.url, **_options(named))
+    opened = _open(named)
     seen = look_at(opened, skill, branch=branch, limit=MANIFEST_LIMIT)
     manifest = open_manifest(seen.name, seen.manifest.config, seen.config)
     digest, commit = seen.descriptor.digest, seen.commit
@@ -233,7 +234,7 @@ def fetch(
     named = _find(remote, repository, insecure=insecure)
     return _fetch(
         repository,
-        open_remote(named.url, **_options(named)),
+        _open(named),
         named.name or None,
         branches=None if branch is None else [branch],
         all_tags=tags,
@@ -290,7 +291,7 @@ def pull(
     if not names and (message or author is not None):
         raise UsageError("a pull of a branch makes no commit", hint="Leave out the message and the author.")
     named = _find(remote, store, insecure=insecure)
-    opened = open_remote(named.url, **_options(named))
+    opened = _open(named)
     repository = open_or_create(store)
     if names:
         return _pull_skills(
@@ -340,7 +341,7 @@ def clone(
         RemoteError: the remote cannot be reached. What came is kept for the next time.
     """
     target = default_store() if folder is None else folder
-    opened = open_remote(check_url(url), **_options(NamedRemote("", url, insecure)))
+    opened = _open(NamedRemote("", check_url(url), insecure))
     # Before anything is made.
     wanted_branches(opened, require_refs(opened), [branch])
     repository = open_or_create(target)
@@ -349,7 +350,7 @@ def clone(
     if repository.branches() or (known and known.keys() != {ORIGIN}):
         raise StoreError(f"There is a library in {target} already.", hint=f"Use skillpack pull {url} to add to it.")
     named = remotes.set_url(ORIGIN, url, insecure=insecure) if known else remotes.add(ORIGIN, url, insecure=insecure)
-    opened = open_remote(named.url, **_options(named))
+    opened = _open(named)
     fetched = _fetch(repository, opened, ORIGIN, all_tags=True, progress=progress)
     pulled = _pull(repository, opened, ORIGIN, branches=[branch])
     return TransferReport(
@@ -378,6 +379,10 @@ def _find(remote: str, store: StoreLike, *, insecure: bool) -> NamedRemote:
         f"There is no remote {remote!r}",
         hint=f"Add it with skillpack remote add {remote} URL; a folder is written with a slash, as ./{remote}.",
     )
+
+
+def _open(remote: NamedRemote) -> Remote:
+    return open_remote(remote.url, **_options(remote))
 
 
 def _options(remote: NamedRemote) -> dict[str, Any]:
