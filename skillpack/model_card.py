@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from skillpack_store import Repository
 
 CARD_TYPE: Final = "application/vnd.skillpack.card.v1+markdown"
+UNKNOWN_LICENSE: Final = "unknown"
 _MARKDOWN: Final = "text/markdown"
 _TITLE: Final = "README.md"
 CARD_LIMIT: Final = 1 << 20
@@ -111,14 +112,14 @@ def base_name(base: Checkpoint) -> str:
 
 
 def card_license(card: str) -> str:
-    """The license that a model card names; empty without one."""
+    """The license that a model card names; `unknown` without one."""
     found = _LICENSE.search("".join(card.split("---")[1:2]))
-    return found.group(1) if found else ""
+    return found.group(1) if found else UNKNOWN_LICENSE
 
 
 def base_license(base: Checkpoint) -> str:
     """The license that the base's own model card names; `unknown` without one."""
     card = None if base.folder is None else base.folder / "README.md"
     if card is None or not card.is_file():
-        return "unknown"
-    return card_license(card.read_text("utf-8", errors="replace")) or "unknown"
+        return UNKNOWN_LICENSE
+    return card_license(card.read_text("utf-8", errors="replace"))

@@ -13,6 +13,7 @@ from skillpack.installing import Wanted, install
 from skillpack.library import commit_skills
 from skillpack.model_card import (
     CARD_TYPE,
+    UNKNOWN_LICENSE,
     CardFacts,
     base_license,
     base_name,
@@ -132,7 +133,7 @@ def rebase(
         facts = CardFacts(
             target,
             base_name(bases.new),
-            license or card_license(read_card(repository, opened.digest)) or base_license(bases.new),
+            license or _license(read_card(repository, opened.digest), bases),
             moved.size,
             checkpoint_bytes(bases.new),
             tuple(_provenance(report, bases)),
@@ -145,6 +146,12 @@ def rebase(
             _commit(repository, target, stored, branch=branch, author=author, message=what)
     kept = repository.resolve(f"{target}@{stored.digest}", branch)
     return replace(report, version=kept.version, digest=stored.digest)
+
+
+def _license(card: str, bases: Bases) -> str:
+    """That of the skill, as its card says; else the new base's."""
+    known = card_license(card)
+    return base_license(bases.new) if known == UNKNOWN_LICENSE else known
 
 
 def _commit(

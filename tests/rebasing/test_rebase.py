@@ -406,6 +406,10 @@ def test_the_card_says_where_it_comes_from(place, models):
     assert 'license: "apache-2.0"' in shown.card
     assert f"rebased from `math@1`, `{first.digest}`, which is for the base `base`" in shown.card
     assert str(place.root) not in shown.card
+    (new / "README.md").write_text("---\nlicense: mit\n---\n")
+    place.pack(base, tuned, "plain")
+    place.rebase("plain", new, base=base)
+    assert 'license: "mit"' in skillpack.show("plain", store=place.store).card
 
 
 def test_a_dry_run_stores_nothing(place, models):
