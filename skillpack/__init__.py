@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     )
     from skillpack.locked_skills import Lock, SyncReport, lock, sync
     from skillpack.packing import PackReport, SweepReport, pack, sweep
+    from skillpack.rebasing import RebaseReport, rebase
     from skillpack.remotes import (
+        RemoteSkill,
         RemoteSummary,
         TransferReport,
         add_remote,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         push,
         remove_remote,
         set_remote_url,
+        show_remote,
     )
     from skillpack.signing import (
         KeyInfo,
@@ -82,8 +85,10 @@ __all__ = [
     "NotTrustedError",
     "PackReport",
     "Policy",
+    "RebaseReport",
     "RefLogEntry",
     "RefSummary",
+    "RemoteSkill",
     "RemoteSummary",
     "ReportedError",
     "Signature",
@@ -124,6 +129,7 @@ __all__ = [
     "pack",
     "pull",
     "push",
+    "rebase",
     "reflog",
     "remove",
     "remove_remote",
@@ -134,6 +140,7 @@ __all__ = [
     "show",
     "show_key",
     "show_policy",
+    "show_remote",
     "sign",
     "signatures",
     "stats",
@@ -164,8 +171,10 @@ _HOMES = {
     "NotTrustedError": "errors",
     "PackReport": "packing",
     "Policy": "signing",
+    "RebaseReport": "rebasing",
     "RefLogEntry": "history",
     "RefSummary": "branching",
+    "RemoteSkill": "remotes",
     "RemoteSummary": "remotes",
     "ReportedError": "errors",
     "Signature": "signing",
@@ -206,6 +215,7 @@ _HOMES = {
     "pack": "packing",
     "pull": "remotes",
     "push": "remotes",
+    "rebase": "rebasing",
     "reflog": "history",
     "remove": "installing",
     "remove_remote": "remotes",
@@ -216,6 +226,7 @@ _HOMES = {
     "show": "library",
     "show_key": "signing",
     "show_policy": "signing",
+    "show_remote": "remotes",
     "sign": "signing.skills.sign",
     "signatures": "signing.skills.signatures",
     "stats": "upkeep",

@@ -176,6 +176,15 @@ def find_renaming(base: Mapping[str, object], tuned: Mapping[str, object]) -> Re
     return best[0]
 
 
+def is_shared_matrix(name: str) -> bool:
+    """Whether a tensor has a name of the matrix that input embedding and output head share when they are tied.
+
+    >>> is_shared_matrix("lm_head.weight"), is_shared_matrix("model.layers.0.mlp.up_proj.weight")
+    (True, False)
+    """
+    return bool(_EMBEDDING.fullmatch(name) or _HEAD.fullmatch(name))
+
+
 def _prefix_rules(base: Iterable[str], tuned: Iterable[str]) -> Iterator[Renaming]:
     """Rules suggested by names of one model that end like a name of the other."""
     base_names, tuned_names = set(base), set(tuned)
@@ -251,12 +260,12 @@ def _reference(
         reference = base.tensors[matches[name]]
         subtractable = reference.dtype == info.dtype or {reference.dtype, info.dtype} <= FLOAT_DTYPES
         return reference.name if subtractable else None
-    if not (_EMBEDDING.fullmatch(name) or _HEAD.fullmatch(name)) or info.dtype not in FLOAT_DTYPES:
+    if not is_shared_matrix(name) or info.dtype not in FLOAT_DTYPES:
         return None
     tied = [
         other.name
         for other in base.tensors.values()
-        if (_EMBEDDING.fullmatch(other.name) or _HEAD.fullmatch(other.name))
+        if is_shared_matrix(other.name)
         and len(info.shape) == 2
         and _rows_fit(other, info)
         and other.dtype in FLOAT_DTYPES

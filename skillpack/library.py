@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skillpack.installing import InstallReport, Wanted
+    from skillpack.manifest import Manifest
     from skillpack_store import Commit, Descriptor, Repository
 
 
@@ -35,6 +36,11 @@ class SkillDetails:
     summary: SkillSummary
     skill: Skill
     card: str
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the skill changes."""
+        return self.skill.manifest
 
 
 def show(address: str, *, store: StoreLike = None, branch: str = "main") -> SkillDetails:

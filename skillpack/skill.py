@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import zstandard
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from skillpack_store import Repository, SkillManifest
+    from skillpack_store import Descriptor, Repository, SkillManifest
 
-_CONFIG_LIMIT = 256 << 20
+MANIFEST_LIMIT: Final = 256 << 20
+"""Most bytes that a manifest may have, compressed."""
 
 
 class Decoded(NamedTuple):
@@ -66,9 +67,7 @@ class Skill:
         self.name = name
         self.digest = digest
         self.size = listing.size
-        if listing.config.media_type != MEDIA_TYPE:
-            raise DamagedSkillError(f"skill {name} has a manifest of unknown type {listing.config.media_type}")
-        self.manifest = Manifest.load(blobs.read(listing.config.digest, limit=_CONFIG_LIMIT))
+        self.manifest = open_manifest(name, listing.config, blobs.read(listing.config.digest, limit=MANIFEST_LIMIT))
         self._tables = _load_tables(self.manifest)
         self._blocks: dict[str, Bytes] = {}
         for layer in listing.layers:
@@ -121,12 +120,27 @@ class Skill:
 
     def file_changes(self) -> list[FileChange]:
         """What the skill changes in tokenizer, template and config files."""
-        block, changes, start = self._blocks.get(FILES, np.empty(0, np.uint8)), [], 0
+        return [
+            FileChange(file.path, file.kind, _decompressed(coded, file.size))  # type: ignore[arg-type]
+            for file, coded in zip(self.manifest.files, self.coded_files(), strict=True)
+        ]
+
+    def coded_files(self) -> list[bytes]:
+        """The contents of the manifest's files as they are stored, compressed."""
+        block, found, start = self._blocks.get(FILES, np.empty(0, np.uint8)), [], 0
         for file in self.manifest.files:
-            coded = block[start : start + file.coded].tobytes()
+            found.append(block[start : start + file.coded].tobytes())
             start += file.coded
-            changes.append(FileChange(file.path, file.kind, _decompressed(coded, file.size)))  # type: ignore[arg-type]
-        return changes
+        return found
+
+    def streams(self, entry: TensorEntry) -> list[bytes]:
+        """The coded bytes of each part of a tensor of this skill's manifest, as they are stored."""
+        block, start = self._blocks.get(block_of(entry.name), np.empty(0, np.uint8)), self._places[entry.name]
+        found = []
+        for part in entry.parts:
+            found.append(block[start : start + part.nbytes].tobytes())
+            start += part.nbytes
+        return found
 
     def _decode_part(
         self, entry: TensorEntry, part: Part, offset: int, shape: tuple[int, ...], reference: Tensor | None
@@ -179,6 +193,22 @@ def open_skill(repository: Repository, digest: str, name: str) -> Skill:
         NotFoundError: it is not in the store.
     """
     return Skill(name, digest, repository.skill_manifest(digest), repository.blobs)
+
+
+def open_manifest(name: str, config: Descriptor, data: bytes) -> Manifest:
+    """Read the manifest of a skill.
+
+    Args:
+        name: of the skill, for messages.
+        config: how the skill refers to it.
+        data: its bytes, compared with the digest.
+
+    Raises:
+        DamagedSkillError: it is none.
+    """
+    if config.media_type != MEDIA_TYPE:
+        raise DamagedSkillError(f"skill {name} has a manifest of unknown type {config.media_type}")
+    return Manifest.load(data)
 
 
 def first_rows(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skillpack.cli.exchange_documents import EXPORT_KEYS
 from skillpack.cli.history_documents import HISTORY_KEYS
+from skillpack.cli.rebase_documents import REBASE_KEYS
 from skillpack.cli.remote_documents import REMOTE_KEYS
 from skillpack.cli.trust_documents import TRUST_KEYS
 from skillpack.cli.upkeep_documents import UPKEEP_KEYS
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from skillpack.library import SkillDetails
     from skillpack.manifest import TensorEntry
     from skillpack.packing import PackReport, SweepReport
+    from skillpack.remotes import RemoteSkill
     from skillpack.summaries import SkillSummary
 
 _SKILL: Final = {
@@ -179,6 +181,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "tensors[].kl": "its part of the KL, to first order, in nats",
         "remarks[]": "what could not be measured, and why",
     },
+    **REBASE_KEYS,
     **HISTORY_KEYS,
     **REMOTE_KEYS,
     **TRUST_KEYS,
@@ -266,11 +269,11 @@ def list_document(skills: Iterable[SkillSummary], branch: str) -> dict[str, Any]
     return {"branch": branch, "skills": _skills(skills)}
 
 
-def show_document(found: SkillDetails) -> dict[str, Any]:
+def show_document(found: SkillDetails | RemoteSkill) -> dict[str, Any]:
     """What `show` prints."""
     from skillpack.cli.kinds import Kind, by_kind
 
-    manifest = found.skill.manifest
+    manifest = found.manifest
     return {
         **asdict(found.summary),
         "base_fingerprint": manifest.base_fingerprint,

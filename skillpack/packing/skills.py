@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 from skillpack.errors import UsageError
 from skillpack.fingerprint import fingerprint
 from skillpack.library import commit_skills
-from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
 from skillpack.model_card import CARD_TYPE, CardFacts, base_license, base_name, card_files, write_card
 from skillpack.packing.opening import Hands, checkpoint_bytes, opened
 from skillpack.packing.packer import Goal
+from skillpack.packing.payload import put_skill
 from skillpack.packing.statistics import read_statistics, write_statistics
 from skillpack.progress import Progress, silent
-from skillpack.skill import open_skill
 from skillpack.summaries import open_or_create
 from skillpack_store import check_skill_name
 
@@ -207,10 +206,7 @@ def pack(
             name, base_name(delta.base), license or base_license(delta.base), report.size, report.tuned_size
         )
         with repository.writing():
-            layers = [(layer, LAYER_TYPE) for layer in packed.payload.layers()]
-            skill = repository.put_skill(packed.manifest.dump(), MEDIA_TYPE, layers)
-            # What cannot be opened must not get into a library.
-            open_skill(repository, skill.digest, name)
+            skill = put_skill(repository, name, packed.manifest, packed.payload)
             repository.attach(skill, CARD_TYPE, card_files(write_card(facts, packed.manifest)))
             commit_skills(repository, {name: skill}, branch=branch, author=author, message=message or f"Pack {name}")
     kept = repository.resolve(f"{name}@{skill.digest}", branch)
