@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["merged", "overlay"]
 _ATTRIBUTE = "_skillpack_host"
-_CACHE = 1 << 30
+_CACHE = 2 << 30
 
 
 def host(

@@ -46,7 +46,7 @@ def from_pretrained(
     """
     folder, origin = locate(base)
     kwargs.setdefault("dtype", "auto")
-    wanted = auto_class if isinstance(auto_class, type) else _class(str(folder), origin, auto_class)
+    wanted: Any = auto_class if isinstance(auto_class, type) else _class(str(folder), origin, auto_class)
     model = wanted.from_pretrained(folder, **kwargs)
     addresses = [skills] if isinstance(skills, str) else list(skills)
     if addresses:
