@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 
 import pytest
 
+import skillpack
 from benchmarks import grafting
+from benchmarks.process import run
 from skillpack.checkpoint import open_checkpoint
 from skillpack.grafting.places import find_places
 
@@ -25,8 +25,6 @@ def test_the_base_is_there_at_every_empty_point(smol):
 
 
 def test_the_live_model_is_the_installed_one(smol, room):
-    import skillpack
-
     skills = ["spanish=0.7", "french"]
     skillpack.install(skills, smol.base, output=room / "model", store=smol.store)
     model = grafting.open_live(smol.base)
@@ -41,29 +39,22 @@ def test_swaps_lose_no_memory(smol):
 
 
 LOAD = """
-import json, resource, sys
-import torch, transformers
-import skillpack, skillpack.grafting.loading, skillpack.grafting.merged
-from skillpack.installing.claims import Active
+import sys, torch, transformers, skillpack
+import skillpack.grafting.loading
 base, store, *skills = sys.argv[1:]
+torch.set_num_threads(1)
 if skills:
     model = skillpack.from_pretrained(base, skills, store=store)
 else:
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto")
 with torch.no_grad():
     model(torch.arange(4)[None])
-status = open("/proc/self/status").read().splitlines()
-print(json.dumps({line.split(":")[0]: int(line.split()[1]) * 1024 for line in status if line.startswith(("VmHWM", "Rss"))}))
 """
 
 
 def test_loading_with_skills_takes_no_copy_of_the_model(smol):
-    peaks = {}
-    for skills in ([], ["spanish"]):
-        command = [sys.executable, "-c", LOAD, str(smol.base), str(smol.store), *skills]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[len(skills)] = json.loads(done.stdout)
-    tensors = open_checkpoint(smol.base).tensors.values()
-    largest = max(info.nbytes for info in tensors)
-    sys.stderr.write(f"{peaks} {largest}\n")
-    assert peaks[1]["VmHWM"] - peaks[0]["VmHWM"] < 6 * largest
+    command = [sys.executable, "-c", LOAD, str(smol.base), str(smol.store)]
+    plain, grafted = (run([*command, *skills]).anonymous for skills in ([], ["spanish"]))
+    sizes = [info.nbytes for info in open_checkpoint(smol.base).tensors.values()]
+    # The largest tensor, of two bytes a weight, and what computing it takes: a delta and a sum in fp32, a codec's part.
+    assert grafted - plain < 4 * max(sizes) < sum(sizes)
