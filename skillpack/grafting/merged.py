@@ -175,8 +175,8 @@ class Merged:
 
     def _keep(self, changed: Mapping[Extent, Step]) -> None:
         for extent, step in changed.items():
-            self._base.keep(step.reference)
             if extent not in self._touched:
+                self._base.keep(step.reference)
                 self._touched[extent] = step.place, step.reference
                 self._note(extent)
 
