@@ -79,7 +79,8 @@ def random_steps(base: Path, store: Path, names: Sequence[str], steps: int) -> d
     """Digests of the live model at every point without skills, and whether equal sets gave equal weights."""
     model = open_live(base)
     host = skillpack.host(model, store=store, cache_bytes=CACHE)
-    before, empty, seen, equal = digest(model), [], {}, 0
+    before, empty, equal = digest(model), [], 0
+    seen: dict[frozenset[str], str] = {}
     for action, wanted in drawn_steps(names, steps):
         present = {each.name for each in host.installed}
         if action == "graft":
@@ -99,6 +100,7 @@ def random_steps(base: Path, store: Path, names: Sequence[str], steps: int) -> d
         "steps_with_the_bits_of_their_set": equal,
         "empty_points": len(empty),
         "empty_points_equal_to_base": sum(found == before for found in empty),
+        "digests": {" ".join(sorted(skills)): found for skills, found in seen.items()},
     }
 
 
