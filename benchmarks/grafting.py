@@ -106,8 +106,6 @@ def random_steps(base: Path, store: Path, names: Sequence[str], steps: int) -> d
 
 def peft_steps(base: Path, tuned: Mapping[str, Path], steps: int) -> dict[str, Any]:
     """The same with PEFT: how far the weights are from the base's when all adapters are unmerged."""
-    import torch
-
     model = open_live(base)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     wrapped, first = with_adapters(model, tuned), -1
@@ -130,7 +128,6 @@ def peft_steps(base: Path, tuned: Mapping[str, Path], steps: int) -> dict[str, A
         "weights_that_differ_at_the_end": differing,
         "share_of_adapted_weights": round(differing / adapted_weights(wrapped), 4),
         "largest_difference": furthest,
-        "digest_equal": differing == 0 and torch.equal(before["model.norm.weight"], model.model.norm.weight),
     }
 
 

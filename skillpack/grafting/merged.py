@@ -214,7 +214,7 @@ class Merged:
             raise ModifiedModelError(
                 f"Weights were changed by somebody else since skills were grafted: {listing(wrong)}",
                 tensors=wrong,
-                hint="Take skills off before training or casting a model; load the model anew.",
+                hint="Load the model anew. Before training or casting, take skills off; afterwards, make a new host.",
             )
 
 

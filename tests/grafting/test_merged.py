@@ -262,6 +262,22 @@ def test_writing_the_same_values_or_moving_them_is_no_change(hosted):
     assert same(bits(model), before)
 
 
+def test_casting_needs_a_new_host(hosted, shelf):
+    model, host = hosted()
+    host.graft("prose")
+    model.float()
+    with pytest.raises(ModifiedModelError) as error:
+        host.ungraft()
+    assert "make a new host" in error.value.hint
+    model, host = hosted()
+    host.graft("prose")
+    host.ungraft()
+    model.float()
+    with pytest.raises(ModifiedModelError):
+        host.graft("prose")
+    skillpack.host(model, store=shelf.store).graft("prose")
+
+
 def test_unknown_names_and_weights(hosted):
     _, host = hosted()
     host.graft("code")
