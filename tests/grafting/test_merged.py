@@ -419,8 +419,7 @@ def test_the_cache_stays_within_its_limit(hosted):
     cache = host._engine._cache
     for skills in (["math"], ["code"], ["prose"], ["math", "prose"]):
         host.swap(*skills)
-        assert 0 < cache.size <= 60_000
-        assert cache.size == sum(values.nbytes for values in cache._kept.values())
+        assert 20_000 < cache.size <= 60_000
 
 
 def test_swapping_back_decodes_nothing(hosted, monkeypatch):
