@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
     from skillpack.differences import LibraryDiff, diff
-    from skillpack.errors import NotTrustedError, ReportedError, SkillPackError, TrustWarning
+    from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
+    from skillpack.grafting.host import Host, host
+    from skillpack.grafting.loading import from_pretrained
     from skillpack.history import LogEntry, RefLogEntry, log, reflog
     from skillpack.installing import FolderStatus, InstallReport, remove, status
     from skillpack.interop import AdapterExport, MergedExport, export_adapter, export_merged, import_adapter
@@ -75,6 +77,7 @@ __all__ = [
     "Checkpoint",
     "EvalReport",
     "FolderStatus",
+    "Host",
     "InstallReport",
     "KeyInfo",
     "LibraryChange",
@@ -82,6 +85,7 @@ __all__ = [
     "Lock",
     "LogEntry",
     "MergedExport",
+    "NotAppliedWarning",
     "NotTrustedError",
     "PackReport",
     "Policy",
@@ -112,8 +116,10 @@ __all__ = [
     "export_adapter",
     "export_merged",
     "fetch",
+    "from_pretrained",
     "fsck",
     "gc",
+    "host",
     "import_adapter",
     "import_skill",
     "install",
@@ -161,6 +167,7 @@ _HOMES = {
     "Checkpoint": "checkpoint",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
+    "Host": "grafting.host.Host",
     "InstallReport": "installing",
     "KeyInfo": "signing",
     "LibraryChange": "branching",
@@ -168,6 +175,7 @@ _HOMES = {
     "Lock": "locked_skills",
     "LogEntry": "history",
     "MergedExport": "interop",
+    "NotAppliedWarning": "errors",
     "NotTrustedError": "errors",
     "PackReport": "packing",
     "Policy": "signing",
@@ -198,9 +206,11 @@ _HOMES = {
     "export_adapter": "interop",
     "export_merged": "interop",
     "fetch": "remotes",
+    "from_pretrained": "grafting.loading.from_pretrained",
     "fsck": "upkeep",
     "gc": "upkeep",
     "import_adapter": "interop",
+    "host": "grafting.host.host",
     "import_skill": "library",
     "install": "library",
     "list": "summaries.list_skills",

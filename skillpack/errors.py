@@ -35,8 +35,10 @@ __all__ = [
     "DivergedError",
     "LockFileError",
     "ModifiedFolderError",
+    "ModifiedModelError",
     "NoSpaceError",
     "NoStoreError",
+    "NotAppliedWarning",
     "NotFiniteError",
     "NotFoundError",
     "NotTrustedError",
@@ -48,6 +50,7 @@ __all__ = [
     "StoreError",
     "TrustWarning",
     "UnsupportedCheckpointError",
+    "UnsupportedModelError",
     "UsageError",
     "WrongBaseError",
     "listing",
@@ -151,6 +154,26 @@ class ModifiedFolderError(SkillPackError):
     def __init__(self, message: str, *, paths: Iterable[str] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.paths = tuple(paths)
+
+
+class UnsupportedModelError(SkillPackError):
+    """A live model of a kind that cannot take skills, or not this one: quantised, split over processes, wrapped."""
+
+
+class ModifiedModelError(SkillPackError):
+    """Weights of a live model were changed by somebody else since skills were grafted.
+
+    Attributes:
+        tensors: their names in the base checkpoint.
+    """
+
+    def __init__(self, message: str, *, tensors: Iterable[str] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.tensors = tuple(tensors)
+
+
+class NotAppliedWarning(UserWarning):
+    """A grafted skill also changes files, such as the tokenizer's, that a live model cannot take."""
 
 
 class ConflictError(SkillPackError):

@@ -58,8 +58,8 @@ def check_weight(skill: str, weight: float) -> float:
     return float(weight)
 
 
-def installed_tensor(base: Tensor | None, claims: Sequence[Claim]) -> Tensor:
-    """The tensor that an install writes.
+def installed_tensor(base: Tensor | None, claims: Sequence[Claim], dtype: str | None = None) -> Tensor:
+    """The tensor that an install writes, or a live model of another precision gets.
 
     A lone claim with an exact value at weight 1 gives that value bit for bit. Otherwise, in fp32, the base plus weight
     times delta for every claim in the order of the digests, where an exact value's delta is its difference from the
@@ -69,6 +69,7 @@ def installed_tensor(base: Tensor | None, claims: Sequence[Claim]) -> Tensor:
     Args:
         base: the whole tensor that the claims' entries refer to; None where they refer to none.
         claims: at least one, all on the same tensor; every skill at most once.
+        dtype: to cast to instead, for floating-point numbers.
 
     Returns:
         A tensor with the claims' shape. Besides it, memory of about twice its fp32 size is used, less for one claim.
@@ -83,8 +84,8 @@ def installed_tensor(base: Tensor | None, claims: Sequence[Claim]) -> Tensor:
     ordered = sorted(claims, key=lambda claim: claim.digest)
     reason = unaddable(base, [claim.entry for claim in ordered])
     if reason is None and base is not None:
-        return _sum(base, ordered)
-    return _agreed(base, ordered, reason or "it is not in the base")
+        return _sum(base, ordered, dtype)
+    return _as(_agreed(base, ordered, reason or "it is not in the base"), dtype)
 
 
 def unaddable(base: Tensor | None, entries: Sequence[TensorEntry]) -> str | None:
@@ -155,19 +156,23 @@ def _checked(claim: Claim, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tensor
 
 
-def _sum(base: Tensor, claims: Sequence[Claim]) -> Tensor:
-    dtype = widest([claim.entry.dtype for claim in claims])
+def _sum(base: Tensor, claims: Sequence[Claim], dtype: str | None) -> Tensor:
     if len(claims) == 1:
         decoded = claims[0].decode()
         if decoded.value is not None and claims[0].weight == 1:
-            return _checked(claims[0], decoded.value, base.shape)
+            return _as(_checked(claims[0], decoded.value, base.shape), dtype)
+        dtype = dtype or claims[0].entry.dtype
         return _one_delta(base, claims[0], decoded, dtype)
     total = np.empty(math.prod(base.shape), np.float32)
     for block in _blocks(total.size):
         total[block] = _floats(base, block)
     for claim in claims:
         _accumulate(total, base, claim)
-    return _cast(base, dtype, lambda block: total[block])
+    return _cast(base, dtype or widest([claim.entry.dtype for claim in claims]), lambda block: total[block])
+
+
+def _as(tensor: Tensor, dtype: str | None) -> Tensor:
+    return tensor if dtype in {None, tensor.dtype} else Tensor.from_float32(tensor.float32(), str(dtype))
 
 
 def _accumulate(total: Floats, base: Tensor, claim: Claim) -> None:
