@@ -122,6 +122,7 @@ PARTS = {
     "lowrank-dithered": {"columns": [1], "outer": 0.5, "top": 0, "dither": 7, "gains": 1},
     "direct": {"step": 0.5, "level": 0, "dither": 7},
     "direct-plain": {"step": 0.5, "level": 0},
+    "factors": {"alpha": 1, "dtypes": ["BF16", "F32"], "rank": 2, "rooted": False, "turned": True},
     "sparse": {"step": 0.5},
     "tucker": {"axes": [0, 1, 2], "slices": [[1], [1], [1]], "tops": [0, 0, 0], "outer": 0.5, "level": 0},
     "lowrank+direct": {"strong": {"columns": [], "outer": 0.5, "top": 0}, "rest": {"step": 0.5, "level": 0}},
@@ -142,21 +143,24 @@ TABLES = {
 def one_part(name: str, parameters: dict) -> bytes:
     """A skill of one tensor by one codec, with chunks of nothing or little."""
     shape = [3, 3, 3] if name == "tucker" else [4, 6]
+    chunks = [bytes(range(8)), bytes(range(8, 16)), bytes(range(16, 24))]
+    if name == "factors":
+        chunks = [zstandard.ZstdCompressor().compress(bytes(size)) for size in (2 * 4 * 2, 6 * 2 * 4)]
     entry = {
         "name": "w", "dtype": "F32", "shape": shape, "reference": "w", "digest": "0" * 64,
-        "main": {"codec": name.partition("-")[0], "parameters": parameters, "sizes": [8, 8, 8]},
+        "main": {"codec": name.partition("-")[0], "parameters": parameters, "sizes": list(map(len, chunks))},
     }  # fmt: skip
     document = {
         "format": 1, "coder": "constriction-ans-24", "base": DIGEST, "tuned": DIGEST, "names": {"strip": "", "add": ""},
         "gone": [], "tensors": [entry], "files": [], "tables": TABLES,
     }  # fmt: skip
     text = json.dumps(document, separators=(",", ":")).encode()
-    return len(text).to_bytes(2, "little") + text + bytes(range(24))
+    return len(text).to_bytes(2, "little") + text + b"".join(chunks)
 
 
 def codec_part(name: str, parameters: dict) -> bytes:
     """What `skill_streams.codec` reads: 3x4 or 3x3x3 numbers from two to four chunks of empty streams."""
-    order = ["lowrank", "direct", "sparse", "tucker", "lowrank+direct"]
+    order = ["lowrank", "direct", "sparse", "tucker", "lowrank+direct", "exact", "raw", "factors"]
     text = json.dumps(parameters, separators=(",", ":")).encode()
     shape = [3, 3, 3] if name == "tucker" else [3, 4, 0]
     return bytes([order.index(name.partition("-")[0]), 3, *shape, 4]) + len(text).to_bytes(2, "little") + text

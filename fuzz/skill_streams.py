@@ -152,7 +152,7 @@ class OneForAll(Tables):
         return super().model("")
 
 
-CODECS = (b"lowrank", b"direct", b"sparse", b"tucker", b"lowrank+direct", b"exact", b"raw")
+CODECS = (b"lowrank", b"direct", b"sparse", b"tucker", b"lowrank+direct", b"exact", b"raw", b"factors")
 PART = (
     b'{"format":1,"coder":"%s","base":"%s","tuned":"%s","names":{"strip":"","add":""},"gone":[],"files":[],"tables":{},'
     b'"tensors":[{"name":"w","dtype":\'DTYPE\',"shape":\'SHAPE\',"reference":"w","digest":"%s",'

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from skillpack.grafting.loading import from_pretrained
     from skillpack.history import LogEntry, RefLogEntry, log, reflog
     from skillpack.installing import FolderStatus, InstallReport, remove, status
+    from skillpack.interop import AdapterExport, MergedExport, export_adapter, export_merged, import_adapter
+    from skillpack.interop.auto import AutoSkill
+    from skillpack.interop.callback import SkillPackCallback
     from skillpack.library import (
         SkillDetails,
         delete,
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
     )
     from skillpack.locked_skills import Lock, SyncReport, lock, sync
     from skillpack.packing import PackReport, SweepReport, pack, sweep
+    from skillpack.rebasing import RebaseReport, rebase
     from skillpack.remotes import (
+        RemoteSkill,
         RemoteSummary,
         TransferReport,
         add_remote,
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
         push,
         remove_remote,
         set_remote_url,
+        show_remote,
     )
     from skillpack.serving.server import ServeSettings, Serving, serve
     from skillpack.signing import (
@@ -67,6 +73,8 @@ if TYPE_CHECKING:
     list = list_skills  # noqa: A001 - the twin of the command
 
 __all__ = [
+    "AdapterExport",
+    "AutoSkill",
     "Checkpoint",
     "EvalReport",
     "FolderStatus",
@@ -77,12 +85,15 @@ __all__ = [
     "LibraryDiff",
     "Lock",
     "LogEntry",
+    "MergedExport",
     "NotAppliedWarning",
     "NotTrustedError",
     "PackReport",
     "Policy",
+    "RebaseReport",
     "RefLogEntry",
     "RefSummary",
+    "RemoteSkill",
     "RemoteSummary",
     "ReportedError",
     "ServeSettings",
@@ -90,6 +101,7 @@ __all__ = [
     "Signature",
     "Skill",
     "SkillDetails",
+    "SkillPackCallback",
     "SkillPackError",
     "SkillSummary",
     "SweepReport",
@@ -104,11 +116,14 @@ __all__ = [
     "diff",
     "evaluate",
     "export",
+    "export_adapter",
+    "export_merged",
     "fetch",
     "from_pretrained",
     "fsck",
     "gc",
     "host",
+    "import_adapter",
     "import_skill",
     "install",
     "list",
@@ -123,6 +138,7 @@ __all__ = [
     "pack",
     "pull",
     "push",
+    "rebase",
     "reflog",
     "remove",
     "remove_remote",
@@ -134,6 +150,7 @@ __all__ = [
     "show",
     "show_key",
     "show_policy",
+    "show_remote",
     "sign",
     "signatures",
     "stats",
@@ -149,6 +166,8 @@ __all__ = [
 
 # Where each name lives. Modules are imported at first use, so that `import skillpack` and the command line start fast.
 _HOMES = {
+    "AdapterExport": "interop",
+    "AutoSkill": "interop.auto.AutoSkill",
     "Checkpoint": "checkpoint",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
@@ -159,12 +178,15 @@ _HOMES = {
     "LibraryDiff": "differences",
     "Lock": "locked_skills",
     "LogEntry": "history",
+    "MergedExport": "interop",
     "NotAppliedWarning": "errors",
     "NotTrustedError": "errors",
     "PackReport": "packing",
     "Policy": "signing",
+    "RebaseReport": "rebasing",
     "RefLogEntry": "history",
     "RefSummary": "branching",
+    "RemoteSkill": "remotes",
     "RemoteSummary": "remotes",
     "ReportedError": "errors",
     "ServeSettings": "serving.server.ServeSettings",
@@ -172,6 +194,7 @@ _HOMES = {
     "Signature": "signing",
     "Skill": "skill",
     "SkillDetails": "library",
+    "SkillPackCallback": "interop.callback.SkillPackCallback",
     "SkillPackError": "errors",
     "SkillSummary": "summaries",
     "SweepReport": "packing",
@@ -186,10 +209,13 @@ _HOMES = {
     "diff": "differences",
     "evaluate": "evaluating",
     "export": "library",
+    "export_adapter": "interop",
+    "export_merged": "interop",
     "fetch": "remotes",
     "from_pretrained": "grafting.loading.from_pretrained",
     "fsck": "upkeep",
     "gc": "upkeep",
+    "import_adapter": "interop",
     "host": "grafting.host.host",
     "import_skill": "library",
     "install": "library",
@@ -205,6 +231,7 @@ _HOMES = {
     "pack": "packing",
     "pull": "remotes",
     "push": "remotes",
+    "rebase": "rebasing",
     "reflog": "history",
     "remove": "installing",
     "remove_remote": "remotes",
@@ -216,6 +243,7 @@ _HOMES = {
     "show": "library",
     "show_key": "signing",
     "show_policy": "signing",
+    "show_remote": "remotes",
     "sign": "signing.skills.sign",
     "signatures": "signing.skills.signatures",
     "stats": "upkeep",

@@ -1,8 +1,8 @@
 """A PEFT LoRA adapter folder, read as the checkpoint that merging it into its base would give.
 
 LoRA: https://arxiv.org/abs/2106.09685, rsLoRA: https://arxiv.org/abs/2312.03732, DoRA: https://arxiv.org/abs/2402.09353.
-Names and rules are those of peft's ``LoraConfig`` and ``merge_and_unload``. Products are summed in fp64 and rounded
-once, so that the result does not depend on the machine's matrix multiplication.
+Names and rules are those of peft's ``LoraConfig`` and ``merge_and_unload``. Products are computed so that they are the
+same on every machine (`skillpack.codecs.products`) and rounded once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from skillpack.checkpoint import TensorInfo, read_json
+from skillpack.codecs.factors import LoraFactors
+from skillpack.codecs.products import pieces, product
 from skillpack.companions import find_companions
-from skillpack.delta import Renaming, find_renaming
+from skillpack.delta import Renaming, find_renaming, is_embedding, is_head
 from skillpack.errors import CheckpointError, DamagedCheckpointError, UnsupportedCheckpointError, listing
 from skillpack.safetensors_file import Header, open_tensor, read_header
 from skillpack.tensors import DTYPE_BYTES, FLOAT_DTYPES, Tensor
@@ -46,7 +48,6 @@ _REFUSED_SETTINGS: Final = (
     "target_parameters",
 )
 _BASE_CHANGING_INITS: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_PIECE: Final = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,13 @@ class AdapterCheckpoint:
             return None
         return parts.low_rank.factors(self.tensors[name].shape)
 
+    def lora(self, name: str) -> LoraFactors | None:
+        """The factors as the adapter's file has them, where their product alone is the delta."""
+        parts = self._parts.get(name)
+        if parts is None or parts.saved is not None or parts.rows is not None or parts.low_rank is None:
+            return None
+        return parts.low_rank.stored(self.tensors[name].shape)
+
     def read(self, name: str) -> Tensor:
         """What ``merge_and_unload`` would write, in the base's dtype, rounded once.
 
@@ -115,6 +123,7 @@ def open_adapter(folder: Path, origin: str, base: Checkpoint) -> AdapterCheckpoi
     needed = {name for name, part in parts.items() if part.saved is None}
     renaming = _renaming(folder, base, needed or parts.keys())
     base_names = {renaming.apply(name): name for name in base.tensors}
+    base_names |= _tied_heads(needed - base_names.keys(), base_names)
     if missing := sorted(needed - base_names.keys()):
         raise CheckpointError(
             f"{folder} changes tensors that the base {base.origin} does not have: {listing(missing)}",
@@ -153,6 +162,18 @@ class _Stored(NamedTuple):
         return self.read().float32().astype(np.float64).reshape(self.shape[0], -1)
 
 
+class _Scale(NamedTuple):
+    """Factor of a product: alpha / rank, or alpha / sqrt(rank) if `rooted`."""
+
+    alpha: float
+    rank: int
+    rooted: bool
+
+    @property
+    def factor(self) -> float:
+        return self.alpha / math.sqrt(self.rank) if self.rooted else self.alpha / self.rank
+
+
 @dataclass(frozen=True)
 class _LowRank:
     """Scaled B·A for one weight, or a scaled bias; for DoRA also the magnitudes.
@@ -160,7 +181,7 @@ class _LowRank:
     Attributes:
         down: A, [rank, in] (embeddings: [rank, rows]; convolutions: [rank, in, kernel…]); None for a bias.
         up: B, [out, rank] (embeddings: [columns, rank]), or the bias [out].
-        scaling: alpha / rank, or alpha / sqrt(rank).
+        scale: what B·A, or the bias, is multiplied by.
         transposed: preference where a square weight leaves it open; embeddings are always stored transposed.
         magnitude: DoRA's norms [out].
         key: for messages.
@@ -168,7 +189,7 @@ class _LowRank:
 
     down: _Stored | None
     up: _Stored
-    scaling: float
+    scale: _Scale
     transposed: bool
     magnitude: _Stored | None
     key: str
@@ -177,18 +198,18 @@ class _LowRank:
     def update(self, weight: Tensor) -> Floats:
         """The fp32 delta to `weight`, in its shape; what is not finite is the caller's to find."""
         if self.down is None:
-            return (self.up.read().float32().astype(np.float64) * self.scaling).astype(np.float32)
+            return (self.up.read().float32().astype(np.float64) * self.scale.factor).astype(np.float32)
         turned = bool(self._fits(weight.shape))
         left, right = self._factors(self.down, turned=turned)
         rows = weight.float32().reshape(left.shape[0], right.shape[1])
         delta = np.empty(rows.shape, np.float32)
         factors = None if self.magnitude is None else self._magnitude_factors(rows, left, right, axis=1 - turned)
-        for piece in _pieces(rows.shape):
-            product = left[piece] @ right
+        for piece in pieces(rows.shape):
+            change = product(left[piece], right)
             if factors is not None:
                 original = rows[piece].astype(np.float64)
-                product = (original + product) * np.broadcast_to(factors, rows.shape)[piece] - original
-            delta[piece] = product
+                change = (original + change) * np.broadcast_to(factors, rows.shape)[piece] - original
+            delta[piece] = change
         return delta.reshape(weight.shape)
 
     def factors(self, shape: tuple[int, ...]) -> Factors | None:
@@ -196,6 +217,16 @@ class _LowRank:
         if self.down is None or self.magnitude is not None:
             return None
         return self._factors(self.down, turned=bool(self._fits(shape)))
+
+    def stored(self, shape: tuple[int, ...]) -> LoraFactors | None:
+        """A and B as the file has them, for a weight of this shape; None for a bias and for DoRA."""
+        if self.down is None or self.magnitude is not None:
+            return None
+        down, up = (
+            Tensor(tensor.dtype, (tensor.shape[0], math.prod(tensor.shape[1:])), tensor.data)
+            for tensor in (self.down.read(), self.up.read())
+        )
+        return LoraFactors(down, up, self.scale.alpha, self.scale.rooted, bool(self._fits(shape)))
 
     def check(self, shape: tuple[int, ...], dtype: str) -> None:
         """Raise CheckpointError unless the factors fit a weight of this shape and dtype."""
@@ -219,15 +250,15 @@ class _LowRank:
 
     def _factors(self, down: _Stored, *, turned: bool) -> tuple[Doubles, Doubles]:
         """[rows, rank] and [rank, columns] whose product is the delta of the weight as it is stored."""
-        left, right = self.up.matrix() * self.scaling, down.matrix()
+        left, right = self.up.matrix() * self.scale.factor, down.matrix()
         return (right.T, left.T) if turned else (left, right)
 
     def _magnitude_factors(self, rows: Floats, left: Doubles, right: Doubles, axis: int) -> Doubles:
         """What DoRA multiplies the merged weight by: magnitude over norm (along `axis`), to broadcast over `rows`."""
         assert self.magnitude is not None
         squares = np.zeros((rows.shape[0], 1) if axis else (1, rows.shape[1]))
-        for piece in _pieces(rows.shape):
-            merged = rows[piece].astype(np.float64) + left[piece] @ right
+        for piece in pieces(rows.shape):
+            merged = rows[piece].astype(np.float64) + product(left[piece], right)
             squares[piece if axis else slice(None)] += np.square(merged, out=merged).sum(axis=axis, keepdims=True)
         return self.magnitude.matrix().reshape(squares.shape) / np.sqrt(squares)
 
@@ -291,21 +322,21 @@ def _module_parts(
         or bool(config.get("use_dora")) != (magnitude is not None)
     ):
         raise DamagedCheckpointError(f"{folder / _FILE}: the parts for {module} are not complete")
-    scaling = _scaling(folder, config, module, down.shape[0] if down.shape else 0)
+    scale = _scale(folder, config, module, down.shape[0] if down.shape else 0)
     turned = kind == "lora_embedding_" or bool(config.get("fan_in_fan_out"))
-    yield "weight", _Parts(low_rank=_LowRank(down, up, scaling, turned, magnitude, f"{folder}: {module}"))
+    yield "weight", _Parts(low_rank=_LowRank(down, up, scale, turned, magnitude, f"{folder}: {module}"))
     if bias is not None:
-        yield "bias", _Parts(low_rank=_LowRank(None, bias, scaling, turned, None, f"{folder}: {module}"))
+        yield "bias", _Parts(low_rank=_LowRank(None, bias, scale, turned, None, f"{folder}: {module}"))
 
 
-def _scaling(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> float:
+def _scale(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> _Scale:
     expected = _setting(config, "rank_pattern", "r", module)
     alpha = _setting(config, "alpha_pattern", "lora_alpha", module)
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise DamagedCheckpointError(f"{folder}: adapter_config.json gives {module} the alpha {alpha!a}")
     if expected != rank or not rank:
         raise DamagedCheckpointError(f"{folder}: {module} has rank {rank}, adapter_config.json says {expected}")
-    return float(alpha / math.sqrt(rank)) if config.get("use_rslora") else float(alpha / rank)
+    return _Scale(alpha, rank, bool(config.get("use_rslora")))
 
 
 def _setting(config: Mapping[str, Any], patterns: str, default: str, module: str) -> Any:
@@ -342,6 +373,12 @@ def _renaming(folder: Path, base: Checkpoint, needed: Iterable[str]) -> Renaming
     except CheckpointError:
         # An adapter that only adds a new head has no name in common with the base and needs none.
         return Renaming()
+
+
+def _tied_heads(missing: Iterable[str], base_names: Mapping[str, str]) -> dict[str, str]:
+    """Output heads that the base does not hold because they are its embedding, each with the embedding's own name."""
+    embeddings = [own for name, own in base_names.items() if is_embedding(name)]
+    return {name: embeddings[0] for name in missing if is_head(name) and len(embeddings) == 1}
 
 
 def _info(name: str, base_names: Mapping[str, str], base: Checkpoint, parts: _Parts | None) -> TensorInfo:
@@ -415,10 +452,3 @@ def _add(tensor: Tensor, delta: Floats) -> Tensor:
     if tensor.dtype == "F64":
         return Tensor.of(tensor.array() + delta)
     return Tensor.from_float32(np.add(tensor.float32(), delta, out=delta), tensor.dtype)
-
-
-def _pieces(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of rows with about a million numbers each, so that fp64 work space stays small."""
-    step = max(1, _PIECE // max(1, shape[1]))
-    for start in range(0, shape[0], step):
-        yield slice(start, start + step)

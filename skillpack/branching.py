@@ -287,7 +287,7 @@ def undelete(
             f"{listing(f'a {found}' for found in kinds)} of the name {name} were deleted", hint="Say which with --kind."
         )
     if kinds in (["branch"], ["tag"]):
-        digest = undelete_ref(repository, f"{'heads' if kinds[0] == 'branch' else 'tags'}/{name}")
+        digest = undelete_ref(repository, _ref_of(kinds[0], name))
         return LibraryChange("undelete", name, digest)
     undone = undelete_skill(repository, name, branch, message=message, **signed(author))
     return _change("undelete", branch, undone.commit, undone.changes, dry_run=False)
@@ -305,7 +305,7 @@ def _moves(changes: Sequence[SkillChange]) -> tuple[SkillMove, ...]:
 
 
 def _delete(repository: Repository, kind: str, name: str, *, dry_run: bool) -> RefSummary:
-    ref = f"{'heads' if kind == 'branch' else 'tags'}/{name}"
+    ref = _ref_of(kind, name)
     alone = only_named_by(repository, ref)
     return _ref(repository, kind, name, delete_ref(repository, ref, dry_run=dry_run), only_here=alone)
 
@@ -313,3 +313,7 @@ def _delete(repository: Repository, kind: str, name: str, *, dry_run: bool) -> R
 def _ref(repository: Repository, kind: str, name: str, digest: str, *, only_here: int | None = None) -> RefSummary:
     commit = repository.read_commit(digest)
     return RefSummary(kind, name, digest, commit.time, commit.author, commit.message, len(commit.skills), only_here)
+
+
+def _ref_of(kind: str, name: str) -> str:
+    return f"{'heads' if kind == 'branch' else 'tags'}/{name}"

@@ -121,7 +121,7 @@ def difference(base: Mapping[str, Path], tuned: Mapping[str, Path]) -> list[File
     for path in sorted(tuned):
         content = tuned[path].read_bytes()
         current = base[path].read_bytes() if path in base else None
-        change = FileChange(path, "whole", content) if current is None else _changed(path, current, content)
+        change = FileChange(path, "whole", content) if current is None else change_between(path, current, content)
         if change is not None:
             changes.append(change)
     return changes
@@ -209,7 +209,8 @@ class _Operation(NamedTuple):
         return document
 
 
-def _changed(path: str, current: bytes, content: bytes) -> FileChange | None:
+def change_between(path: str, current: bytes, content: bytes) -> FileChange | None:
+    """What turns one content of a file into another; None if they mean the same."""
     if current == content:
         return None
     whole = FileChange(path, "whole", content)
@@ -338,6 +339,7 @@ def _conflict(path: str, place: str, skills: Mapping[str, FileChange] | tuple[st
     where = f"{place} in {path}" if place else path
     raise ConflictError(
         f"The skills {' and '.join(sorted(set(skills)))} set {where} to different content",
+        place=where,
         hint="Install one of them, or pack them with the same file.",
     )
 

@@ -134,6 +134,16 @@ def find_delta(base: Checkpoint, tuned: Checkpoint, *, progress: Callable[[int],
     )
 
 
+def is_embedding(name: str) -> bool:
+    """Whether a tensor has the name of an input embedding, which an output head may be tied to."""
+    return _EMBEDDING.fullmatch(name) is not None
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor has the name of an output head."""
+    return _HEAD.fullmatch(name) is not None
+
+
 def find_renaming(base: Mapping[str, object], tuned: Mapping[str, object]) -> Renaming:
     """The rule that takes most base names to tuned names: none at all where the names agree, else a prefix.
 
@@ -164,6 +174,15 @@ def find_renaming(base: Mapping[str, object], tuned: Mapping[str, object]) -> Re
     if best[0] != Renaming() and len(best) > 1:
         raise CheckpointError(f"Tensor names match equally well in two ways: {best[0]} and {best[1]}")
     return best[0]
+
+
+def is_shared_matrix(name: str) -> bool:
+    """Whether a tensor has a name of the matrix that input embedding and output head share when they are tied.
+
+    >>> is_shared_matrix("lm_head.weight"), is_shared_matrix("model.layers.0.mlp.up_proj.weight")
+    (True, False)
+    """
+    return bool(_EMBEDDING.fullmatch(name) or _HEAD.fullmatch(name))
 
 
 def _prefix_rules(base: Iterable[str], tuned: Iterable[str]) -> Iterator[Renaming]:
@@ -241,12 +260,12 @@ def _reference(
         reference = base.tensors[matches[name]]
         subtractable = reference.dtype == info.dtype or {reference.dtype, info.dtype} <= FLOAT_DTYPES
         return reference.name if subtractable else None
-    if not (_EMBEDDING.fullmatch(name) or _HEAD.fullmatch(name)) or info.dtype not in FLOAT_DTYPES:
+    if not is_shared_matrix(name) or info.dtype not in FLOAT_DTYPES:
         return None
     tied = [
         other.name
         for other in base.tensors.values()
-        if (_EMBEDDING.fullmatch(other.name) or _HEAD.fullmatch(other.name))
+        if is_shared_matrix(other.name)
         and len(info.shape) == 2
         and _rows_fit(other, info)
         and other.dtype in FLOAT_DTYPES

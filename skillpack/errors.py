@@ -177,7 +177,15 @@ class NotAppliedWarning(UserWarning):
 
 
 class ConflictError(SkillPackError):
-    """Two skills claim the same place with different content, or a part cannot be scaled as asked."""
+    """Two skills claim the same place with different content, or a part cannot be scaled as asked.
+
+    Attributes:
+        place: the file, and the place in it, that both claim; empty if it is about something else.
+    """
+
+    def __init__(self, message: str, *, place: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.place = place
 
 
 class NotFiniteError(SkillPackError):

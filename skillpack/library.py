@@ -18,7 +18,8 @@ from skillpack_store import check_skill_name, export_archive, import_archive, im
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from skillpack.installing import InstallReport
+    from skillpack.installing import InstallReport, Wanted
+    from skillpack.manifest import Manifest
     from skillpack_store import Commit, Descriptor, Repository
 
 
@@ -35,6 +36,11 @@ class SkillDetails:
     summary: SkillSummary
     skill: Skill
     card: str
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the skill changes."""
+        return self.skill.manifest
 
 
 def show(address: str, *, store: StoreLike = None, branch: str = "main") -> SkillDetails:
@@ -232,8 +238,22 @@ def install(
         NotTrustedError: the policy requires a signature and none of a skill's counts; `force` is about the base only.
         UsageError: a weight is no number, or a skill is named twice.
     """
-    from skillpack.installing import Wanted
     from skillpack.installing import install as install_opened
+
+    return install_opened(
+        open_wanted(skills, store=store, branch=branch),
+        model_dir,
+        output=output,
+        force=force,
+        hard_links=hard_links,
+        dry_run=dry_run,
+        progress=progress,
+    )
+
+
+def open_wanted(skills: Sequence[str] | str, *, store: StoreLike = None, branch: str = "main") -> list[Wanted]:
+    """Open the skills of addresses with weights, if they are trusted; see `install`."""
+    from skillpack.installing import Wanted
 
     repository = open_existing(store)
     wanted = []
@@ -244,15 +264,7 @@ def install(
         require_trusted(repository, found.descriptor.digest, found.name)
         skill = open_skill(repository, found.descriptor.digest, found.name)
         wanted.append(Wanted(skill, repository, weight, label_of(found)))
-    return install_opened(
-        wanted,
-        model_dir,
-        output=output,
-        force=force,
-        hard_links=hard_links,
-        dry_run=dry_run,
-        progress=progress,
-    )
+    return wanted
 
 
 def commit_skills(

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from skillpack_store import Repository
 
 CARD_TYPE: Final = "application/vnd.skillpack.card.v1+markdown"
+UNKNOWN_LICENSE: Final = "unknown"
 _MARKDOWN: Final = "text/markdown"
 _TITLE: Final = "README.md"
-_LIMIT: Final = 1 << 20
+CARD_LIMIT: Final = 1 << 20
+"""Most bytes of a card that are read."""
 _LICENSE: Final = re.compile(r"^license:\s*['\"]?([A-Za-z0-9.+-]+)", re.MULTILINE)
 
 
@@ -33,6 +35,7 @@ class CardFacts:
         license: identifier as on the Hub.
         size: bytes of the skill.
         tuned_size: bytes of the fine-tune's tensors.
+        notes: where else it comes from, a sentence each.
     """
 
     name: str
@@ -40,6 +43,7 @@ class CardFacts:
     license: str
     size: int
     tuned_size: int
+    notes: tuple[str, ...] = ()
 
 
 def write_card(facts: CardFacts, manifest: Manifest) -> str:
@@ -72,6 +76,7 @@ def write_card(facts: CardFacts, manifest: Manifest) -> str:
             f"* coded with {', '.join(codecs)}",
             f"* base: `{manifest.base_fingerprint}`",
             f"* fine-tune: `{manifest.tuned_fingerprint}`",
+            *(f"* {note}" for note in facts.notes),
             "",
         ]
     )
@@ -96,7 +101,7 @@ def read_card(repository: Repository, digest: str) -> str:
         if referrer.artifact_type == CARD_TYPE:
             with contextlib.suppress(StoreError, UnicodeDecodeError):
                 for file in repository.attachment(referrer.digest).files[:1]:
-                    return repository.blobs.read(file.digest, limit=_LIMIT).decode()
+                    return repository.blobs.read(file.digest, limit=CARD_LIMIT).decode()
     return ""
 
 
@@ -106,11 +111,15 @@ def base_name(base: Checkpoint) -> str:
     return path.resolve().name if path.exists() else base.origin.partition("@")[0]
 
 
+def card_license(card: str) -> str:
+    """The license that a model card names; `unknown` without one."""
+    found = _LICENSE.search("".join(card.split("---")[1:2]))
+    return found.group(1) if found else UNKNOWN_LICENSE
+
+
 def base_license(base: Checkpoint) -> str:
     """The license that the base's own model card names; `unknown` without one."""
     card = None if base.folder is None else base.folder / "README.md"
     if card is None or not card.is_file():
-        return "unknown"
-    header = card.read_text("utf-8", errors="replace").split("---")[1:2]
-    found = _LICENSE.search("".join(header))
-    return found.group(1) if found else "unknown"
+        return UNKNOWN_LICENSE
+    return card_license(card.read_text("utf-8", errors="replace"))

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skillpack.errors import StoreError, UsageError
+from skillpack.model_card import CARD_LIMIT, CARD_TYPE
 from skillpack.progress import Progress, silent
 from skillpack.settings import default_author, default_store, registry_config_files
-from skillpack.summaries import open_existing, open_or_create, tools
+from skillpack.summaries import SkillSummary, open_existing, open_or_create, tools
 from skillpack_store.remotes.listing import NamedRemote, RemoteList
 from skillpack_store.remotes.opening import check_url, open_remote, open_writable
-from skillpack_store.transfer import RefChange, TransferReport
+from skillpack_store.transfer import RefChange, TransferReport, look_at, look_at_attachment
 from skillpack_store.transfer import fetch as _fetch
 from skillpack_store.transfer import ls_remote as _ls_remote
 from skillpack_store.transfer import pull as _pull
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from skillpack.manifest import Manifest
     from skillpack.summaries import StoreLike
     from skillpack_store import Repository
+    from skillpack_store.remotes.protocol import Remote
 
 ORIGIN = "origin"
 """The remote that is used when none is named."""
@@ -106,7 +109,54 @@ def ls_remote(remote: str = ORIGIN, *, insecure: bool = False, store: StoreLike 
         RemoteError: the remote cannot be reached.
     """
     named = _find(remote, store, insecure=insecure)
-    return _ls_remote(open_remote(named.url, **_options(named)))
+    return _ls_remote(_open(named))
+
+
+@dataclass(frozen=True)
+class RemoteSkill:
+    """A skill of a remote that was looked at and not brought.
+
+    Attributes:
+        summary: where it is: time, author and message are those of the commit that it was found in.
+        manifest: what it changes.
+        card: its model card, Markdown; empty if it has none.
+    """
+
+    summary: SkillSummary
+    manifest: Manifest
+    card: str
+
+
+def show_remote(
+    skill: str, remote: str = ORIGIN, *, branch: str = "main", insecure: bool = False, store: StoreLike = None
+) -> RemoteSkill:
+    """Everything about a skill of a remote but its content: a few kilobytes are read, and nothing is stored.
+
+    Args:
+        skill: ``name``, at the head of the remote's branch, or ``name@tag``.
+        remote: name of a remote, or an address.
+        branch: the remote's branch.
+        insecure: allow plain HTTP.
+        store: the store that knows the name.
+
+    Raises:
+        NotFoundError: there is no such skill.
+        CorruptStoreError: what came is not what it should be.
+        DamagedSkillError: its manifest makes no sense.
+        RemoteError: the remote cannot be reached.
+    """
+    # Only here, since numpy is not needed for the rest.
+    from skillpack.skill import MANIFEST_LIMIT, open_manifest
+
+    named = _find(remote, store, insecure=insecure)
+    opened = _open(named)
+    seen = look_at(opened, skill, branch=branch, limit=MANIFEST_LIMIT)
+    manifest = open_manifest(seen.name, seen.manifest.config, seen.config)
+    digest, commit = seen.descriptor.digest, seen.commit
+    cards = [entry for entry in seen.attachments if entry.artifact_type == CARD_TYPE]
+    card = look_at_attachment(opened, digest, cards[-1], limit=CARD_LIMIT) if cards else b""
+    summary = SkillSummary(seen.name, None, digest, seen.manifest.size, commit.time, commit.author, commit.message)
+    return RemoteSkill(summary, manifest, card.decode("utf-8", "replace"))
 
 
 def push(
@@ -184,7 +234,7 @@ def fetch(
     named = _find(remote, repository, insecure=insecure)
     return _fetch(
         repository,
-        open_remote(named.url, **_options(named)),
+        _open(named),
         named.name or None,
         branches=None if branch is None else [branch],
         all_tags=tags,
@@ -241,7 +291,7 @@ def pull(
     if not names and (message or author is not None):
         raise UsageError("a pull of a branch makes no commit", hint="Leave out the message and the author.")
     named = _find(remote, store, insecure=insecure)
-    opened = open_remote(named.url, **_options(named))
+    opened = _open(named)
     repository = open_or_create(store)
     if names:
         return _pull_skills(
@@ -291,7 +341,7 @@ def clone(
         RemoteError: the remote cannot be reached. What came is kept for the next time.
     """
     target = default_store() if folder is None else folder
-    opened = open_remote(check_url(url), **_options(NamedRemote("", url, insecure)))
+    opened = _open(NamedRemote("", check_url(url), insecure))
     # Before anything is made.
     wanted_branches(opened, require_refs(opened), [branch])
     repository = open_or_create(target)
@@ -300,7 +350,7 @@ def clone(
     if repository.branches() or (known and known.keys() != {ORIGIN}):
         raise StoreError(f"There is a library in {target} already.", hint=f"Use skillpack pull {url} to add to it.")
     named = remotes.set_url(ORIGIN, url, insecure=insecure) if known else remotes.add(ORIGIN, url, insecure=insecure)
-    opened = open_remote(named.url, **_options(named))
+    opened = _open(named)
     fetched = _fetch(repository, opened, ORIGIN, all_tags=True, progress=progress)
     pulled = _pull(repository, opened, ORIGIN, branches=[branch])
     return TransferReport(
@@ -331,6 +381,10 @@ def _find(remote: str, store: StoreLike, *, insecure: bool) -> NamedRemote:
     )
 
 
+def _open(remote: NamedRemote) -> Remote:
+    return open_remote(remote.url, **_options(remote))
+
+
 def _options(remote: NamedRemote) -> dict[str, Any]:
     found: dict[str, Any] = {"insecure": True} if remote.insecure else {}
     if remote.url.startswith("oci:"):
@@ -350,6 +404,7 @@ def _summary(repository: Repository, remote: NamedRemote) -> RemoteSummary:
 
 __all__ = [
     "RefChange",
+    "RemoteSkill",
     "RemoteSummary",
     "TransferReport",
     "add_remote",
@@ -361,4 +416,5 @@ __all__ = [
     "push",
     "remove_remote",
     "set_remote_url",
+    "show_remote",
 ]

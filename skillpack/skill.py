@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import zstandard
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from skillpack.codecs.protocol import DeltaFactors
-    from skillpack_store import Repository, SkillManifest
+    from skillpack_store import Descriptor, Repository, SkillManifest
 
-_CONFIG_LIMIT = 256 << 20
+MANIFEST_LIMIT: Final = 256 << 20
+"""Most bytes that a manifest may have, compressed."""
 
 
 class Decoded(NamedTuple):
@@ -68,9 +69,7 @@ class Skill:
         self.name = name
         self.digest = digest
         self.size = listing.size
-        if listing.config.media_type != MEDIA_TYPE:
-            raise DamagedSkillError(f"skill {name} has a manifest of unknown type {listing.config.media_type}")
-        self.manifest = Manifest.load(blobs.read(listing.config.digest, limit=_CONFIG_LIMIT))
+        self.manifest = open_manifest(name, listing.config, blobs.read(listing.config.digest, limit=MANIFEST_LIMIT))
         self._tables = _load_tables(self.manifest)
         self._blocks: dict[str, Bytes] = {}
         for layer in listing.layers:
@@ -83,6 +82,15 @@ class Skill:
             self._blocks.update(blocks)
         self._places = self.manifest.places()
         self._check_extent()
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from skillpack.notebook import skill_html
+
+        return skill_html(self)
+
+    def __repr__(self) -> str:
+        return f"Skill({self.name!r}, {self.digest[:19]}, {self.size:,} bytes, {len(self.manifest.tensors)} tensors)"
 
     def decode(self, entry: TensorEntry, reference: Tensor | None) -> Decoded:
         """Decode one tensor.
@@ -129,15 +137,34 @@ class Skill:
         chunks = self._chunks(block_of(entry.name), self._places[entry.name], part.sizes)
         with self._blamed(entry):
             return codec.decode_factors(part.parameters, chunks, (rows, columns))
+    def main_chunks(self, entry: TensorEntry) -> Iterator[ChunkReader]:
+        """The coded chunks of an entry's part `main`, for who wants more than the sum that `decode` gives."""
+        sizes = () if entry.main is None else entry.main.sizes
+        return self._chunks(block_of(entry.name), self._places[entry.name], sizes)
 
     def file_changes(self) -> list[FileChange]:
         """What the skill changes in tokenizer, template and config files."""
-        block, changes, start = self._blocks.get(FILES, np.empty(0, np.uint8)), [], 0
+        return [
+            FileChange(file.path, file.kind, _decompressed(coded, file.size))  # type: ignore[arg-type]
+            for file, coded in zip(self.manifest.files, self.coded_files(), strict=True)
+        ]
+
+    def coded_files(self) -> list[bytes]:
+        """The contents of the manifest's files as they are stored, compressed."""
+        block, found, start = self._blocks.get(FILES, np.empty(0, np.uint8)), [], 0
         for file in self.manifest.files:
-            coded = block[start : start + file.coded].tobytes()
+            found.append(block[start : start + file.coded].tobytes())
             start += file.coded
-            changes.append(FileChange(file.path, file.kind, _decompressed(coded, file.size)))  # type: ignore[arg-type]
-        return changes
+        return found
+
+    def streams(self, entry: TensorEntry) -> list[bytes]:
+        """The coded bytes of each part of a tensor of this skill's manifest, as they are stored."""
+        block, start = self._blocks.get(block_of(entry.name), np.empty(0, np.uint8)), self._places[entry.name]
+        found = []
+        for part in entry.parts:
+            found.append(block[start : start + part.nbytes].tobytes())
+            start += part.nbytes
+        return found
 
     def _decode_part(
         self, entry: TensorEntry, part: Part, offset: int, shape: tuple[int, ...], reference: Tensor | None
@@ -196,6 +223,22 @@ def open_skill(repository: Repository, digest: str, name: str) -> Skill:
         NotFoundError: it is not in the store.
     """
     return Skill(name, digest, repository.skill_manifest(digest), repository.blobs)
+
+
+def open_manifest(name: str, config: Descriptor, data: bytes) -> Manifest:
+    """Read the manifest of a skill.
+
+    Args:
+        name: of the skill, for messages.
+        config: how the skill refers to it.
+        data: its bytes, compared with the digest.
+
+    Raises:
+        DamagedSkillError: it is none.
+    """
+    if config.media_type != MEDIA_TYPE:
+        raise DamagedSkillError(f"skill {name} has a manifest of unknown type {config.media_type}")
+    return Manifest.load(data)
 
 
 def first_rows(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

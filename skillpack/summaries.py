@@ -43,6 +43,16 @@ class SkillSummary:
     message: str
 
 
+class SkillList(list[SkillSummary]):
+    """Skills of a library, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from skillpack.notebook import list_html
+
+        return list_html(self)
+
+
 def open_or_create(store: StoreLike) -> Repository:
     """The store, made if it is not there."""
     return store if isinstance(store, Repository) else Repository.open_or_create(_folder(store))
@@ -57,7 +67,7 @@ def open_existing(store: StoreLike) -> Repository:
     return store if isinstance(store, Repository) else Repository.open(_folder(store))
 
 
-def list_skills(*, store: StoreLike = None, branch: str = "main") -> list[SkillSummary]:
+def list_skills(*, store: StoreLike = None, branch: str = "main") -> SkillList:
     """The skills at the head of a branch, sorted by name.
 
     Raises:
@@ -66,13 +76,13 @@ def list_skills(*, store: StoreLike = None, branch: str = "main") -> list[SkillS
     repository = open_existing(store)
     head = repository.head(branch)
     if head is None:
-        return []
+        return SkillList()
     numbered = number_versions(repository, head.digest, head.skills)
     if not all(skill.digest in numbered.get(name, {}) for name, skill in head.skills.items()):
         # Somebody wrote records of commits that are not true.
         repository.graph.forget()
         numbered = number_versions(repository, head.digest, head.skills)
-    return [_of_version(repository, name, numbered[name][skill.digest]) for name, skill in head.skills.items()]
+    return SkillList(_of_version(repository, name, numbered[name][skill.digest]) for name, skill in head.skills.items())
 
 
 def summary_of(repository: Repository, found: ResolvedSkill, branch: str) -> SkillSummary:

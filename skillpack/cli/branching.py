@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary
     from skillpack.cli.console import Output
 
+Kind = Literal["branch", "tag"]
+
 
 @click.command(short_help="List, make or delete branches.", epilog="Example: skillpack branch try main~2")
 @click.argument("name", metavar="[NAME]", required=False)
@@ -50,17 +52,10 @@ def branch(
     NAME is the branch to make, at the commit REV (see skillpack log), by default main. Commands work on another branch
     with --branch.
     """
-    _check_delete(name, revision, delete=delete)
+    _check("branch", name, revision, delete=delete, dry_run=dry_run)
     if delete and name is not None:
-        (found,) = skillpack.branch(name, delete=True, dry_run=True, store=store)
-        if not dry_run:
-            lost = f"{counted(found.only_here, 'commit')} would have no other name. " if found.only_here else ""
-            output.confirm(f"{lost}Delete branch {name} at {short(found.digest)}?", yes=yes)
-            (found,) = skillpack.branch(name, delete=True, store=store)
-        _deleted(found, output, dry_run=dry_run)
+        _delete("branch", name, output, store=store, dry_run=dry_run, yes=yes)
     elif name is not None:
-        if dry_run:
-            raise UsageError("--dry-run is for --delete", hint="To make a branch changes nothing else.")
         (found,) = skillpack.branch(name, revision or "main", store=store)
         output.result(
             refs_document("branch", [found]),
@@ -96,16 +91,10 @@ def tag(
     NAME is the tag, REV the commit that it shall name (see skillpack log), by default main. A skill is addressed by a
     tag as math@NAME.
     """
-    _check_delete(name, revision, delete=delete)
+    _check("tag", name, revision, delete=delete, dry_run=dry_run)
     if delete and name is not None:
-        (found,) = skillpack.tag(name, delete=True, dry_run=True, store=store)
-        if not dry_run:
-            output.confirm(f"Delete tag {name} at {short(found.digest)}?", yes=yes)
-            (found,) = skillpack.tag(name, delete=True, store=store)
-        _deleted(found, output, dry_run=dry_run)
+        _delete("tag", name, output, store=store, dry_run=dry_run, yes=yes)
     elif name is not None:
-        if dry_run:
-            raise UsageError("--dry-run is for --delete", hint="To make a tag changes nothing else.")
         (found,) = skillpack.tag(name, revision or "main", force=force, store=store)
         output.result(
             refs_document("tag", [found]),
@@ -233,9 +222,11 @@ def undelete(
     _changed(change, output, f"{name} is back")
 
 
-def _check_delete(name: str | None, revision: str | None, *, delete: bool) -> None:
+def _check(kind: Kind, name: str | None, revision: str | None, *, delete: bool, dry_run: bool) -> None:
     if delete and (name is None or revision is not None):
         raise UsageError("--delete takes exactly one name", hint="Delete them one by one.")
+    if dry_run and not delete and name is not None:
+        raise UsageError("--dry-run is for --delete", hint=f"To make a {kind} changes nothing else.")
 
 
 def _take(text: str) -> tuple[str, str]:
@@ -245,7 +236,7 @@ def _take(text: str) -> tuple[str, str]:
     return name, whose
 
 
-def _list(kind: str, refs: list[RefSummary], output: Output) -> None:
+def _list(kind: Kind, refs: list[RefSummary], output: Output) -> None:
     if output.as_json:
         output.document(refs_document(kind, refs))
     elif refs:
@@ -257,12 +248,19 @@ def _list(kind: str, refs: list[RefSummary], output: Output) -> None:
         output.say(f"there is no {kind} yet")
 
 
-def _deleted(ref: RefSummary, output: Output, *, dry_run: bool) -> None:
-    what = f"{ref.kind} {ref.name}, which named {short(ref.digest)}"
+def _delete(kind: Kind, name: str, output: Output, *, store: str | None, dry_run: bool, yes: bool) -> None:
+    delete = skillpack.branch if kind == "branch" else skillpack.tag
+    (found,) = delete(name, delete=True, dry_run=True, store=store)
+    if not dry_run:
+        alone = found.only_here if kind == "branch" else None
+        lost = f"{counted(alone, 'commit')} would have no other name. " if alone else ""
+        output.confirm(f"{lost}Delete {kind} {name} at {short(found.digest)}?", yes=yes)
+        (found,) = delete(name, delete=True, store=store)
+    what = f"{kind} {name}, which named {short(found.digest)}"
     output.result(
-        refs_document(ref.kind, [ref]),
+        refs_document(kind, [found]),
         f"would delete {what}" if dry_run else f"deleted {what}",
-        "dry run: nothing was changed" if dry_run else f"skillpack undelete {ref.name} brings it back",
+        "dry run: nothing was changed" if dry_run else f"skillpack undelete {name} brings it back",
     )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from skillpack.cli.exchange_documents import EXPORT_KEYS
 from skillpack.cli.history_documents import HISTORY_KEYS
+from skillpack.cli.rebase_documents import REBASE_KEYS
 from skillpack.cli.remote_documents import REMOTE_KEYS
 from skillpack.cli.serving_documents import SERVING_KEYS
 from skillpack.cli.trust_documents import TRUST_KEYS
@@ -16,7 +18,6 @@ from skillpack.cli.upkeep_documents import UPKEEP_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from skillpack.cli.kinds import Kind
     from skillpack.evaluating import ByModel, EvalReport
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from skillpack.library import SkillDetails
     from skillpack.manifest import TensorEntry
     from skillpack.packing import PackReport, SweepReport
+    from skillpack.remotes import RemoteSkill
     from skillpack.summaries import SkillSummary
 
 _SKILL: Final = {
@@ -156,7 +158,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "card": "the model card, Markdown",
     },
     "delete": {**_within("skill", _SKILL), "dry_run": "nothing was changed"},
-    "export": {"file": "the archive", "bytes": "its size", **_within("skills[]", _SKILL)},
+    "export": {**EXPORT_KEYS, **_within("skills[]", _SKILL)},
     "import": _within("skills[]", _SKILL),
     "verify": {
         **_within("skills[]", _SKILL),
@@ -180,6 +182,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "tensors[].kl": "its part of the KL, to first order, in nats",
         "remarks[]": "what could not be measured, and why",
     },
+    **REBASE_KEYS,
     **HISTORY_KEYS,
     **REMOTE_KEYS,
     **SERVING_KEYS,
@@ -268,11 +271,11 @@ def list_document(skills: Iterable[SkillSummary], branch: str) -> dict[str, Any]
     return {"branch": branch, "skills": _skills(skills)}
 
 
-def show_document(found: SkillDetails) -> dict[str, Any]:
+def show_document(found: SkillDetails | RemoteSkill) -> dict[str, Any]:
     """What `show` prints."""
     from skillpack.cli.kinds import Kind, by_kind
 
-    manifest = found.skill.manifest
+    manifest = found.manifest
     return {
         **asdict(found.summary),
         "base_fingerprint": manifest.base_fingerprint,
@@ -291,11 +294,6 @@ def show_document(found: SkillDetails) -> dict[str, Any]:
 def delete_document(skill: SkillSummary, *, dry_run: bool) -> dict[str, Any]:
     """What `delete` prints."""
     return {"skill": asdict(skill), "dry_run": dry_run}
-
-
-def export_document(skills: Iterable[SkillSummary], file: Path, size: int) -> dict[str, Any]:
-    """What `export` prints."""
-    return {"file": str(file), "bytes": size, "skills": _skills(skills)}
 
 
 def import_document(skills: Iterable[SkillSummary]) -> dict[str, Any]:

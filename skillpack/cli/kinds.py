@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from skillpack.codecs import LowRank, Tucker
+from skillpack.codecs.factors import AdapterFactors
 from skillpack.codecs.lowrank import rank
 from skillpack.codecs.tucker import ranks
 from skillpack.errors import DamagedSkillError
@@ -141,6 +142,8 @@ def _ranks(part: Part, name: str) -> tuple[int, ...]:
     try:
         if part.codec == Tucker.name:
             return ranks(part.parameters) or (0,)
+        if part.codec == AdapterFactors.name:
+            return (int(part.parameters["rank"]),)
         return (rank(part.parameters),) if part.codec == LowRank.name else ()
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DamagedSkillError(f"a {part.codec} part of {name} does not say its rank") from error

@@ -1,9 +1,7 @@
-"""Commands on the library: list, delete, export, import, verify."""
+"""Commands on the library: list, delete, verify."""
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,8 +10,6 @@ import skillpack
 from skillpack.cli.console import counted, human, moment
 from skillpack.cli.documents import (
     delete_document,
-    export_document,
-    import_document,
     list_document,
     verify_document,
 )
@@ -80,66 +76,6 @@ def delete(
         "dry run: nothing was changed"
         if dry_run
         else f"its versions stay in the history, the last is {_address(found)}",
-    )
-
-
-@click.command(
-    short_help="Write skills to one file.",
-    epilog="Example: skillpack export math code@2 skills.oci.tar",
-)
-@click.argument("skills", metavar="SKILL...", nargs=-1, required=True)
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@store_options
-@yes_option
-@output_options
-def export(skills: tuple[str, ...], file: Path, *, store: str | None, branch: str, yes: bool, output: Output) -> None:
-    """Write skills with their model cards to one file, an OCI archive that registries and skopeo read.
-
-    SKILL is an address. A FILE that is there is overwritten after a question, or with -y.
-    """
-    if file.is_file():
-        output.confirm(f"{file} exists. Overwrite it?", yes=yes)
-        yes = True
-    written = skillpack.export(skills, file, store=store, branch=branch, overwrite=yes)
-    size = file.stat().st_size
-    output.result(
-        export_document(written, file, size),
-        f"exported {listing(map(_address, written))} to {file}, {human(size)}",
-        f"next: skillpack import {shlex.quote(str(file))}",
-    )
-
-
-@click.command(
-    "import",
-    short_help="Take skills of a file into the library.",
-    epilog="Example: skillpack import skills.oci.tar",
-)
-@click.argument("file", metavar="FILE", type=click.Path())
-@click.option("--name", metavar="NAME", help="Another name for the skill, if the file holds one.")
-@history_options
-@store_options
-@output_options
-def import_(
-    file: str,
-    *,
-    name: str | None,
-    message: str,
-    author: str | None,
-    store: str | None,
-    branch: str,
-    output: Output,
-) -> None:
-    """Take the skills of a file into the library, every byte checked against its digest.
-
-    FILE is an OCI archive, as skillpack export writes it. Signatures come along, and your policy decides whether a
-    skill has to have one (skillpack policy -h).
-    """
-    with output.trust_warnings():
-        taken = skillpack.import_skill(file, name, store=store, branch=branch, message=message, author=author)
-    output.result(
-        import_document(taken),
-        f"imported {listing(map(_address, taken))}, {human(_total(taken))}",
-        f"next: skillpack install {taken[0].name} MODEL_DIR",
     )
 
 

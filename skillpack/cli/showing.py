@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from skillpack.cli.console import Output
     from skillpack.cli.kinds import Kind, Range
     from skillpack.library import SkillDetails
+    from skillpack.remotes import RemoteSkill
 
 _FIGURES: Final[dict[str, Literal["left", "right"]]] = {
     "bytes": "right",
@@ -36,9 +37,21 @@ _FIGURES: Final[dict[str, Literal["left", "right"]]] = {
 @click.argument("skill", metavar="SKILL")
 @click.option("--tensors", is_flag=True, help="List every tensor instead of the kinds of modules.")
 @click.option("--card", is_flag=True, help="Print the model card instead, as Markdown.")
+@click.option("--remote", metavar="REMOTE", help="Look at a remote's skill, by name or address, without a pull.")
+@click.option("--insecure", is_flag=True, help="Allow plain HTTP to other computers.")
 @store_options
 @output_options
-def show(skill: str, *, tensors: bool, card: bool, store: str | None, branch: str, output: Output) -> None:
+def show(
+    skill: str,
+    *,
+    tensors: bool,
+    card: bool,
+    remote: str | None,
+    insecure: bool,
+    store: str | None,
+    branch: str,
+    output: Output,
+) -> None:
     """Show what a skill changes, and bytes, share, codec, rank, bits per weight and error of each kind of module.
 
     SKILL is an address. The error is what coding left out of the delta, relative to the delta (Frobenius norms); where
@@ -47,8 +60,15 @@ def show(skill: str, *, tensors: bool, card: bool, store: str | None, branch: st
 
     The last column, x bound, is how many times the least bytes are taken that any code needs on average to come as
     close to Gaussian deltas of the same structure (docs/compression.md). What comes back bit for bit has no such bound.
+
+    With --remote a skill is looked at where it is, as NAME or NAME@TAG: its manifest and its card are read, a few
+    kilobytes, and nothing is stored. In Python: skillpack.show_remote.
     """
-    found = skillpack.show(skill, store=store, branch=branch)
+    found: SkillDetails | RemoteSkill
+    if remote is None:
+        found = skillpack.show(skill, store=store, branch=branch)
+    else:
+        found = skillpack.show_remote(skill, remote, branch=branch, insecure=insecure, store=store)
     if output.as_json:
         output.document(show_document(found))
     elif card:
@@ -61,8 +81,8 @@ def show(skill: str, *, tensors: bool, card: bool, store: str | None, branch: st
             _print_kinds(found, output)
 
 
-def _header(found: SkillDetails) -> Iterator[str]:
-    summary, manifest = found.summary, found.skill.manifest
+def _header(found: SkillDetails | RemoteSkill) -> Iterator[str]:
+    summary, manifest = found.summary, found.manifest
     yield f"{summary.name} version {summary.version or '-'}"
     yield f"digest: {summary.digest}"
     yield f"size: {human(summary.size)} ({summary.size:,} bytes)"
@@ -80,11 +100,11 @@ def _header(found: SkillDetails) -> Iterator[str]:
     yield f"files changed: {listing((f'{file.path} ({file.kind})' for file in manifest.files), 20) or 'none'}"
 
 
-def _print_kinds(found: SkillDetails, output: Output) -> None:
+def _print_kinds(found: SkillDetails | RemoteSkill, output: Output) -> None:
     from skillpack.cli.kinds import by_kind
 
-    total = found.skill.size
-    manifest = found.skill.manifest
+    total = found.summary.size
+    manifest = found.manifest
     rows: list[tuple[str, ...]] = [
         (kind.name, str(kind.tensors), *_figures(kind, total)) for kind in by_kind(manifest.tensors)
     ]
@@ -98,14 +118,14 @@ def _print_kinds(found: SkillDetails, output: Output) -> None:
     output.table({"modules": "left", "tensors": "right", **_FIGURES}, rows)
 
 
-def _print_tensors(found: SkillDetails, output: Output) -> None:
+def _print_tensors(found: SkillDetails | RemoteSkill, output: Output) -> None:
     from skillpack.cli.kinds import Kind
 
     rows = []
-    for entry in found.skill.manifest.tensors:
+    for entry in found.manifest.tensors:
         alone = Kind.of(entry.name, [entry])
         shape = "x".join(map(str, entry.shape)) or "scalar"
-        rows.append((entry.name, entry.dtype, shape, *_figures(alone, found.skill.size)))
+        rows.append((entry.name, entry.dtype, shape, *_figures(alone, found.summary.size)))
     output.table({"tensor": "left", "dtype": "left", "shape": "right", **_FIGURES}, rows)
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 from skillpack.codecs.direct import Direct
 from skillpack.codecs.exact import Exact
+from skillpack.codecs.factors import AdapterFactors
 from skillpack.codecs.lowrank import LowRank
 from skillpack.codecs.protocol import Codec
 from skillpack.codecs.raw import Raw
@@ -15,9 +16,21 @@ from skillpack.codecs.sparse import Sparse
 from skillpack.codecs.tucker import Tucker
 from skillpack.errors import DamagedSkillError
 
-__all__ = ["Codec", "Direct", "Exact", "LowRank", "Raw", "Residual", "Sparse", "Tucker", "codec_named"]
+__all__ = [
+    "AdapterFactors",
+    "Codec",
+    "Direct",
+    "Exact",
+    "LowRank",
+    "Raw",
+    "Residual",
+    "Sparse",
+    "Tucker",
+    "codec_named",
+]
 
-_OWN = {codec.name: codec for codec in (Direct(), Exact(), LowRank(), Raw(), Residual(), Sparse(), Tucker())}
+_ALL: tuple[Codec, ...] = (AdapterFactors(), Direct(), Exact(), LowRank(), Raw(), Residual(), Sparse(), Tucker())
+_OWN = {codec.name: codec for codec in _ALL}
 
 
 @cache

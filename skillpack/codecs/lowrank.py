@@ -59,6 +59,22 @@ class Coefficients(NamedTuple):
     weights: Floats
 
 
+class IntegerFactors(NamedTuple):
+    """What a part holds: the delta is outer * (left * inner) @ right.T, but for its cast to fp32.
+
+    Attributes:
+        left: integers [rows, rank].
+        right: integers [columns, rank].
+        inner: scales of the columns, integers in fp64 [rank].
+        outer: scale of all.
+    """
+
+    left: npt.NDArray[np.signedinteger[Any]]
+    right: npt.NDArray[np.signedinteger[Any]]
+    inner: Doubles
+    outer: float
+
+
 @dataclass(frozen=True)
 class LowRank:
     """The low-rank codec.
@@ -222,31 +238,45 @@ class LowRank:
         del reference
         shape = matrix_shape(layout.shape)
         delta = np.zeros(shape, np.float32)
-        if not parameters["columns"]:
+        found = self.integers(parameters, chunks, shape)
+        if found is None:
             return delta.reshape(layout.shape)
-        left, right, inner = _read_factors(parameters, chunks, shape)
-        outer = float(parameters["outer"])
-        wide = (right * inner).T
+        left, right = found.left, (found.right * found.inner).T
         size = max(1, _BLOCK // shape[1])
         for first in range(0, shape[0], size):
             # A hostile scale may overflow to infinity, which harms nobody.
             with np.errstate(over="ignore"):
-                delta[first : first + size] = (left[first : first + size].astype(np.float64) @ wide) * outer
+                delta[first : first + size] = (left[first : first + size].astype(np.float64) @ right) * found.outer
         return delta.reshape(layout.shape)
+
+    def integers(
+        self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], shape: tuple[int, int]
+    ) -> IntegerFactors | None:
+        """The coded factors of a matrix of this shape as they are; None without columns. Raises as `decode` does."""
+        if not parameters["columns"]:
+            return None
+        _check_parameters(parameters, shape)
+        reader = _Reader(chunks)
+        dither = Dither.announced(parameters)
+        left, right = (_read_factor(reader, parameters, count, dither) for count in shape)
+        inner = np.repeat(_inner(np.arange(len(parameters["columns"]))), parameters["columns"])
+        reader.finish()
+        _check_exact(np.stack([_peaks(left), _peaks(right)]), inner)
+        return IntegerFactors(left, right, inner, float(parameters["outer"]))
 
     def decode_factors(
         self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], shape: tuple[int, int]
     ) -> DeltaFactors:
         """See `FactoredCodec`."""
-        if not parameters["columns"]:
+        found = self.integers(parameters, chunks, shape)
+        if found is None:
             return DeltaFactors(*(np.zeros((size, 0), np.float32) for size in shape))
-        left, right, inner = _read_factors(parameters, chunks, shape)
         # Shared out between both, so that neither leaves the range of fp32 where their product does not.
-        outer = float(parameters["outer"])
-        scales = np.sqrt(inner * abs(outer))
+        scales = np.sqrt(found.inner * abs(found.outer))
         with np.errstate(over="ignore"):
             return DeltaFactors(
-                (left * (np.sign(outer) * scales)).astype(np.float32), (right * scales).astype(np.float32)
+                (found.left * (np.sign(found.outer) * scales)).astype(np.float32),
+                (found.right * scales).astype(np.float32),
             )
 
     def predicted(self, analysis: Analysis, step: float) -> Cost:
@@ -415,20 +445,6 @@ def _read_factor(
         factor = factor.astype(needed, copy=False)
         factor[:, first:last] = symbols.reshape(last - first, entries).T
     return factor
-
-
-def _read_factors(
-    parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], shape: tuple[int, int]
-) -> tuple[npt.NDArray[np.signedinteger[Any]], npt.NDArray[np.signedinteger[Any]], Doubles]:
-    """The integers of both sides and the inner scale of each column."""
-    _check_parameters(parameters, shape)
-    reader = _Reader(chunks)
-    dither = Dither.announced(parameters)
-    left, right = (_read_factor(reader, parameters, count, dither) for count in shape)
-    inner: Doubles = np.repeat(_inner(np.arange(len(parameters["columns"]))), parameters["columns"])
-    reader.finish()
-    _check_exact(np.stack([_peaks(left), _peaks(right)]), inner)
-    return left, right, inner
 
 
 def _peaks(factor: npt.NDArray[np.signedinteger[Any]]) -> npt.NDArray[np.float64]:

@@ -23,23 +23,29 @@ if TYPE_CHECKING:
     from skillpack.progress import Progress, Stage
     from skillpack.texts import Sample
 
-_ANSWER_TOKENS: Final = 128
+ANSWER_TOKENS: Final = 128
+"""Most tokens of an answer that a model gives to a prompt."""
 _LOGITS: Final = 1 << 26
 """Logits of a batch that are aimed at, 268 MB; a sample that alone has more is not cut for it."""
 _BATCH_TOKENS: Final = 8192
 
 
 class Comparison:
-    """A fine-tune, and what is found out about models that should be like it."""
+    """A fine-tune, and what is found out about models that should be like it.
+
+    Attributes:
+        task: what it predicts.
+        remarks: what could not be measured, and why.
+    """
 
     def __init__(self, tuned: Any, tokenizer: Any) -> None:
         self._tuned, self._tokenizer = tuned, tokenizer
-        self._task = task_of(tuned)
+        self.task = task_of(tuned)
         self._labels: torch.Tensor | None = None
         self._sample: list[torch.Tensor] = []
         self._columns: dict[str, list[torch.Tensor]] = {}
         self._shares: list[TensorShare] = []
-        self._remarks: list[str] = []
+        self.remarks: list[str] = []
 
     def check_alike(self, packed: Any) -> None:
         """Refuse a model that cannot be compared weight by weight.
@@ -63,11 +69,11 @@ class Comparison:
         Raises:
             DataError: there is none, or labels do not fit the classes.
         """
-        classes = self._task == "class"
+        classes = self.task == "class"
         if classes:
             self._labels = class_numbers(samples, self._tuned.config)
         else:
-            samples = complete(self._tuned, self._tokenizer, samples, _ANSWER_TOKENS, progress=progress)
+            samples = complete(self._tuned, self._tokenizer, samples, ANSWER_TOKENS, progress=progress)
         limit = longest(self._tuned, self._tokenizer, max_tokens)
         batches = encode(samples, self._tokenizer, limit, self._batch_tokens(limit), whole=classes)
         batches = [batch for batch in batches if len(batch.sample)]
@@ -78,12 +84,12 @@ class Comparison:
                 hint="Give texts of at least two tokens, chats with answers, or a larger number of tokens.",
             )
         if used < len(samples):
-            self._remarks.append(f"{len(samples) - used} samples have nothing to measure within {limit} tokens")
+            self.remarks.append(f"{len(samples) - used} samples have nothing to measure within {limit} tokens")
         return batches
 
     def _batch_tokens(self, limit: int) -> int:
         config = self._tuned.config
-        if self._task == "next token":
+        if self.task == "next token":
             return max(limit, min(_BATCH_TOKENS, _LOGITS // config.get_text_config().vocab_size))
         # A classifier on a decoder finds the end of a text by the padding that its configuration names.
         return _BATCH_TOKENS if config.pad_token_id == padding_token(self._tokenizer) else 0
@@ -123,7 +129,7 @@ class Comparison:
 
     def measure_base(self, base: Any, batches: Sequence[Batch], stage: Stage) -> None:
         """Run the base over all batches, if it predicts what the fine-tune does."""
-        problem = self._incomparable(base, batches)
+        problem = self.incomparable(base, batches)
         if problem is not None:
             self.remark(f"the base is not measured: {problem}")
             return
@@ -134,7 +140,7 @@ class Comparison:
 
     def remark(self, text: str) -> None:
         """Say in the report what is missing in it."""
-        self._remarks.append(text)
+        self.remarks.append(text)
 
     def report(self, skill: str) -> EvalReport:
         """Sum everything up.
@@ -144,29 +150,31 @@ class Comparison:
         """
         columns = {name: torch.cat(pieces).numpy() for name, pieces in self._columns.items()}
         sample = torch.cat(self._sample).numpy()
-        return make_report(skill, self._task, sample, columns, tensors=self._shares, remarks=self._remarks)
+        return make_report(skill, self.task, sample, columns, tensors=self._shares, remarks=self.remarks)
 
-    def _incomparable(self, base: Any, batches: Sequence[Batch]) -> str | None:
+    def incomparable(self, base: Any, batches: Sequence[Batch]) -> str | None:
+        """Why what a base predicts cannot be set against the fine-tune; None if it can."""
         if _name(base) != _name(self._tuned):
             return f"it is a {_name(base)}, the fine-tune a {_name(self._tuned)}"
-        if self._task == "class" and base.config.num_labels != self._tuned.config.num_labels:
+        if self.task == "class" and base.config.num_labels != self._tuned.config.num_labels:
             return f"it has {base.config.num_labels} classes, the fine-tune {self._tuned.config.num_labels}"
-        if self._targets(batches[0]) is None:
+        if self.targets(batches[0]) is None:
             return "the samples have no labels"
         if max(int(batch.input_ids.max()) for batch in batches) >= base.get_input_embeddings().num_embeddings:
             return "the texts have tokens that only the fine-tune knows"
         return None
 
-    def _targets(self, batch: Batch) -> torch.Tensor | None:
-        if self._task == "next token":
+    def targets(self, batch: Batch) -> torch.Tensor | None:
+        """What should be predicted, int64 of shape (scored,); None for texts without labels."""
+        if self.task == "next token":
             return batch.targets
         return None if self._labels is None else self._labels[batch.sample]
 
     def _add_likelihood(self, name: str, logits: torch.Tensor, batch: Batch) -> None:
-        targets = self._targets(batch)
+        targets = self.targets(batch)
         if targets is not None:
             self._add(f"nll {name}", negative_log_likelihood(logits, targets))
-            if self._task == "class":
+            if self.task == "class":
                 self._add(f"hit {name}", logits.argmax(-1) == targets)
 
     def _add(self, column: str, values: torch.Tensor) -> None:

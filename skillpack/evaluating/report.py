@@ -79,6 +79,12 @@ class EvalReport:
     tensors: tuple[TensorShare, ...]
     remarks: tuple[str, ...]
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from skillpack.notebook import eval_html
+
+        return eval_html(self)
+
 
 def make_report(
     skill: str,

@@ -21,19 +21,24 @@ class WeightCache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.size = 0
         self._kept: dict[tuple[Content, torch.dtype], torch.Tensor] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held. Counted anew each time, so that no interrupt can leave a wrong sum."""
+        return sum(values.nbytes for values in self._kept.values())
 
     def get(self, content: Content, dtype: torch.dtype, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         """What has this content, computed if it is not here; kept if it is not larger than the limit."""
         key = content, dtype
         found = self._kept.pop(key, None)
-        if found is None:
-            found = compute()
-            if found.nbytes > self.limit:
-                return found
-            self.size += found.nbytes
-        self._kept[key] = found
-        while self.size > self.limit:
-            self.size -= self._kept.pop(next(iter(self._kept))).nbytes
+        if found is not None:
+            self._kept[key] = found
+            return found
+        found = compute()
+        if found.nbytes <= self.limit:
+            self._kept[key] = found
+            excess = self.size - self.limit
+            while excess > 0:
+                excess -= self._kept.pop(next(iter(self._kept))).nbytes
         return found

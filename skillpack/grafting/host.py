@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["merged", "overlay"]
 _ATTRIBUTE = "_skillpack_host"
-_CACHE = 1 << 30
+_CACHE = 2 << 30
 
 
 def host(
@@ -191,10 +191,9 @@ class Host:
         Raises:
             see `graft`.
         """
-        with self._lock:
-            before = self._engine.active
-            self._select(self._shelf.find(addresses))
+        before = self._engine.active
         try:
+            self.swap(*addresses)
             yield self
         finally:
             with self._lock:

@@ -45,13 +45,21 @@ def from_pretrained(
         see `Host.graft`.
     """
     folder, origin = locate(base)
-    kwargs.setdefault("dtype", "auto")
-    wanted = auto_class if isinstance(auto_class, type) else _class(str(folder), origin, auto_class)
+    if not {"dtype", "torch_dtype"} & kwargs.keys():
+        kwargs[_dtype_option()] = "auto"
+    wanted: Any = auto_class if isinstance(auto_class, type) else _class(str(folder), origin, auto_class)
     model = wanted.from_pretrained(folder, **kwargs)
     addresses = [skills] if isinstance(skills, str) else list(skills)
     if addresses:
         host(model, base=folder, store=store, branch=branch, cache_bytes=0).graft(*addresses)
     return model
+
+
+def _dtype_option() -> str:
+    from transformers import PretrainedConfig
+
+    # Its name before version 4.56 was another.
+    return "dtype" if hasattr(PretrainedConfig(), "dtype") else "torch_dtype"
 
 
 def _class(folder: str, origin: str, name: str | None) -> Any:

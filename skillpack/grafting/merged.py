@@ -175,8 +175,8 @@ class Merged:
 
     def _keep(self, changed: Mapping[Extent, Step]) -> None:
         for extent, step in changed.items():
-            self._base.keep(step.reference)
             if extent not in self._touched:
+                self._base.keep(step.reference)
                 self._touched[extent] = step.place, step.reference
                 self._note(extent)
 
@@ -214,7 +214,7 @@ class Merged:
             raise ModifiedModelError(
                 f"Weights were changed by somebody else since skills were grafted: {listing(wrong)}",
                 tensors=wrong,
-                hint="Take skills off before training or casting a model; load the model anew.",
+                hint="Load the model anew. Before training or casting, take skills off; afterwards, make a new host.",
             )
 
 

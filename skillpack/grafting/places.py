@@ -7,6 +7,7 @@ where in the fused tensor each one is.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -101,14 +102,18 @@ class Places(Mapping[str, Place]):
         return len(self._places)
 
     def _candidates(self, name: str) -> Iterator[str]:
+        yield from self._with_prefix(name)
         renamed = name
         for renaming in self._renamings:
             renamed, _ = renaming.rename_source_key(renamed)
-        for candidate in dict.fromkeys((name, renamed)):
-            yield candidate
-            if self._prefix:
-                yield f"{self._prefix}.{candidate}"
-                yield candidate.removeprefix(f"{self._prefix}.")
+        if renamed != name:
+            yield from self._with_prefix(renamed)
+
+    def _with_prefix(self, name: str) -> Iterator[str]:
+        yield name
+        if self._prefix:
+            yield f"{self._prefix}.{name}"
+            yield name.removeprefix(f"{self._prefix}.")
 
 
 def find_places(model: torch.nn.Module) -> Mapping[str, Place]:
@@ -150,7 +155,8 @@ def _renamings(model: torch.nn.Module) -> list[Any]:
         return []
     if not isinstance(model, PreTrainedModel):
         return []
-    return [rule for rule in get_model_conversion_mapping(model) if type(rule) is WeightRenaming]
+    # Rules note whether they were ever used, which matters to those who save the model, so these are copies.
+    return [copy.deepcopy(rule) for rule in get_model_conversion_mapping(model) if type(rule) is WeightRenaming]
 
 
 def _live_tensors(model: torch.nn.Module) -> tuple[dict[str, torch.Tensor], dict[int, list[Owner]]]:

@@ -93,6 +93,32 @@ def install_output(
     )
 
 
+def write_plain(
+    skills: Sequence[Wanted], source: str | Path, room: Path, *, force: bool, progress: Progress
+) -> tuple[list[str], int]:
+    """Write a model with skills into an empty folder, with nothing in it that could take them off again.
+
+    Returns:
+        Relative paths of the files that differ from the base's, and the bytes of all files.
+
+    Raises:
+        WrongBaseError, ConflictError, DamagedSkillError, ModifiedFolderError: see `skillpack.installing.install`.
+    """
+    with _source(source) as base:
+        refuse_modified(base.folder, base.receipt)
+        change = added(base.folder, base.receipt, skills, force=force)
+        build = plan_build(base, find_facts(base, progress), change.active)
+        copies = {path: file for path, file in _files(base).items() if path not in build.paths}
+        check_space(room, build.size + sum(file.stat().st_size for file in copies.values()))
+        stage = Stage(progress, "copying the base", sum(file.stat().st_size for file in copies.values()))
+        for path, file in copies.items():
+            disk.make_directory((room / path).parent)
+            clone(file, room / path, link=False, advance=stage.advance)
+        write_build(build, base, room, Stage(progress, "writing the model", build.size))
+        _sync_all(room)
+        return build.paths, build.size + sum((room / path).stat().st_size for path in copies)
+
+
 @contextlib.contextmanager
 def _source(source: str | Path) -> Iterator[Base]:
     """The base of the source; a managed folder is locked meanwhile, so that no file moves away."""

@@ -59,6 +59,19 @@ def open_model(source: str | Path) -> torch.nn.Module:
     return model
 
 
+def bare_model(folder: Path) -> torch.nn.Module:
+    """The model that a folder's config.json names, its weights without values (on the meta device), tied as usual.
+
+    Raises:
+        CheckpointError: config.json does not name the model's class.
+        UnsupportedCheckpointError: a kind of model or a class that transformers does not have.
+    """
+    config = _read_config(folder)
+    with _weights_on_meta():
+        model: torch.nn.Module = _model_class(folder, config)(copy.deepcopy(config))
+    return model
+
+
 def open_tokenizer(source: str | Path) -> Any:
     """Open the tokenizer of a model folder or a Hub id; no code of its own is run.
 
@@ -120,7 +133,7 @@ def _mapped(model_class: Any, config: Any, checkpoint: Checkpoint) -> Any | None
     """The model with its weights mapped from their files; None if they are not the module's own, one for one."""
     with _weights_on_meta():
         model = model_class(copy.deepcopy(config))
-    if _is_converted(model) or any(isinstance(module, _FLAT) for module in model.modules()):
+    if is_converted(model) or any(isinstance(module, _FLAT) for module in model.modules()):
         return None
     groups: dict[torch.nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -193,7 +206,7 @@ def _weights_on_meta() -> Iterator[None]:
         handle.remove()
 
 
-def _is_converted(model: Any) -> bool:
+def is_converted(model: Any) -> bool:
     """Whether transformers computes weights from those in the file, be it under the same names."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from skillpack.packing.packer import Packed
     from skillpack.texts import Sample
 
-_ENOUGH: Final = 64
+_ENOUGH: Final = 32
 """Texts from which on more of them say nothing new about how much a tensor matters."""
 _CLOSE: Final = 0.85
 """A search stops when the divergence is at least this share of what is allowed."""

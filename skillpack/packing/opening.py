@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skillpack.checkpoint import open_checkpoint, open_tuned
@@ -22,7 +23,6 @@ from skillpack.settings import unfinished_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from skillpack.checkpoint import Checkpoint
     from skillpack.delta import Delta
@@ -87,7 +87,7 @@ class Opened:
 
 @contextmanager
 def opened(
-    base: str | Path, tuned: str | Path, goal: Goal, hands: Hands, progress: Progress = silent
+    base: str | Path, tuned: str | Path | Checkpoint, goal: Goal, hands: Hands, progress: Progress = silent
 ) -> Iterator[Opened]:
     """Compare two models; analyses are kept for the next time if this one is interrupted.
 
@@ -107,13 +107,13 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> int:
     return sum(info.nbytes for info in checkpoint.tensors.values())
 
 
-def _compared(base: str | Path, tuned: str | Path, progress: Progress) -> Delta:
+def _compared(base: str | Path, tuned: str | Path | Checkpoint, progress: Progress) -> Delta:
     base_model = open_checkpoint(base)
-    tuned_model = open_tuned(tuned, base_model)
+    tuned_model = open_tuned(tuned, base_model) if isinstance(tuned, str | Path) else tuned
     reading = Stage(progress, "comparing models", checkpoint_bytes(base_model) + checkpoint_bytes(tuned_model))
     delta = find_delta(base_model, tuned_model, progress=reading.advance)
     if not (delta.changes or delta.gone or delta.files):
-        raise UsageError(f"{tuned} does not differ from {base}", hint="There is nothing to pack.")
+        raise UsageError(f"{tuned_model.origin} does not differ from {base}", hint="There is nothing to pack.")
     return delta
 
 

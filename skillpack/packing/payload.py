@@ -6,10 +6,16 @@ import tempfile
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
+from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
 from skillpack.safetensors_file import plan_header
+from skillpack.skill import open_skill
+from skillpack_store import Descriptor, SkillManifest, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from skillpack.manifest import Manifest
+    from skillpack_store import Repository
 
 SINGLE_LAYER: Final = 64 << 20
 """Below this many bytes all blocks share one layer; above, each block is a layer of its own."""
@@ -50,6 +56,34 @@ class Payload:
                 for offset in range(0, size, _COPY):
                     self._file.seek(start + offset)
                     yield self._file.read(min(_COPY, size - offset))
+
+
+def skill_size(manifest: Manifest, blocks: Mapping[str, int]) -> int:
+    """Bytes of everything that the digest of a skill covers.
+
+    Args:
+        manifest: of the skill.
+        blocks: bytes of each block.
+    """
+    config = Descriptor(digest_of(b""), len(manifest.dump()), MEDIA_TYPE)
+    layers = [
+        Descriptor(digest_of(b""), len(layer_header(sizes)) + sum(sizes.values()), LAYER_TYPE)
+        for names in layer_blocks(blocks)
+        for sizes in [{name: blocks[name] for name in names}]
+    ]
+    return len(SkillManifest.build(config, layers)) + config.size + sum(layer.size for layer in layers)
+
+
+def put_skill(repository: Repository, name: str, manifest: Manifest, payload: Payload) -> Descriptor:
+    """Put a coded skill into a store; nothing refers to it yet.
+
+    Raises:
+        DamagedSkillError: it cannot be opened again; what cannot must not get into a library.
+    """
+    layers = [(layer, LAYER_TYPE) for layer in payload.layers()]
+    skill = repository.put_skill(manifest.dump(), MEDIA_TYPE, layers)
+    open_skill(repository, skill.digest, name)
+    return skill
 
 
 def layer_blocks(sizes: Mapping[str, int]) -> list[list[str]]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from skillpack.adapter import AdapterCheckpoint
 from skillpack.codecs.direct import Direct, mean_squares
 from skillpack.codecs.entropy import count_all
 from skillpack.codecs.exact import Exact
+from skillpack.codecs.factors import DTYPES, AdapterFactors, LoraFactors
 from skillpack.codecs.gaussian import least_bits
 from skillpack.codecs.lowrank import Coefficients, LowRank
 from skillpack.codecs.matrix import matrix_shape
@@ -74,6 +76,24 @@ class LosslessPlan:
         """What the codec works on: the base's part, if any, and the tuned one."""
         if self.new_rows:
             return None, _last_rows(self.delta.tuned.read(self.change.name), self.change.common_rows or 0)
+        return _common_rows(self.delta, self.change)
+
+
+@dataclass(frozen=True)
+class FactorsPlan:
+    """A tensor that an adapter changes by a product: its factors come back bit for bit, and with them the tensor."""
+
+    factors: LoraFactors
+    delta: Delta
+    change: Change
+
+    def encode(self, step: float) -> tuple[str, Encoding]:
+        """Codec and encoding; the step is not used."""
+        del step
+        return AdapterFactors.name, AdapterFactors().encode(self.factors)
+
+    def operands(self) -> tuple[Tensor | None, Tensor]:
+        """The base's and the merged tensor."""
         return _common_rows(self.delta, self.change)
 
 
@@ -327,7 +347,7 @@ class LossyPlan:
                 yield block, _float_rows(after, block, columns) - _float_rows(before, block, columns)
 
 
-Plan = LosslessPlan | LossyPlan
+Plan = LosslessPlan | FactorsPlan | LossyPlan
 
 
 def plan_change(delta: Delta, change: Change, *, exact: bool) -> list[Plan]:
@@ -356,6 +376,9 @@ def _plan_common(delta: Delta, change: Change, *, exact: bool) -> Plan:
     floats = reference is not None and {reference.dtype, change.dtype} <= FLOAT_DTYPES
     if reference is None or not floats:
         return LosslessPlan(Raw(), delta, change)
+    factors = _stored_factors(delta, change) if exact else None
+    if factors is not None:
+        return FactorsPlan(factors, delta, change)
     matrix = min(matrix_shape(common_shape(change))) >= _SMALL
     # Norms and biases of 16-bit models change by so few units in the last place that exact costs next to nothing.
     if exact or (not matrix and DTYPE_BYTES[change.dtype] == 2) or _STATISTICS.search(change.name):
@@ -364,6 +387,16 @@ def _plan_common(delta: Delta, change: Change, *, exact: bool) -> Plan:
     plan = LossyPlan(delta, change, Seed(key))
     plan.fineness = _TABLE_FINENESS if plan.is_table else 1.0
     return plan
+
+
+def _stored_factors(delta: Delta, change: Change) -> LoraFactors | None:
+    """What an adapter holds for a tensor, where the tensor can be told from it bit for bit."""
+    if not isinstance(delta.tuned, AdapterCheckpoint) or change.common_rows is not None or change.reference is None:
+        return None
+    if change.dtype not in DTYPES or delta.base.tensors[change.reference].dtype != change.dtype:
+        return None
+    factors = delta.tuned.lora(change.name)
+    return factors if factors is not None and factors.can_be_coded else None
 
 
 def _common_rows(delta: Delta, change: Change) -> tuple[Tensor | None, Tensor]:

@@ -6,9 +6,10 @@ of a step: of millions of them some thousands then fall on the other side, which
 no noise, and moves the whole to where the divergence is less.
 
 The moves are found by conjugate gradients (Fletcher and Reeves, 1964) on the mean KL(tuned || packed), each line search
-being one parabola. Few steps are enough, and more would learn the texts by heart: it is the strongest directions that
-go first, and those are the same for other texts of the kind. After some steps everything is rounded again, so that the
-next ones see the errors that are really there.
+being one parabola. So close to the fine-tune the divergence is a parabola indeed, and the gradient at its bottom lies
+between those at the two points that were looked at: one backward pass a step is enough. So are few steps, and more
+would learn the texts by heart: it is the strongest directions that go first, and those are the same for other texts of
+the kind. After some steps everything is rounded again, so that the next ones see the errors that are really there.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ _BATCHES: Final = 8
 _USUAL_ROUNDS: Final = 3
 _FAR: Final = 3.0
 """How much farther than tried a step may go."""
+_LEFT: Final = 0.1
+"""The least share of a divergence that a step is believed to leave."""
 
 
 class _Tensor:
@@ -56,6 +59,7 @@ class _Tensor:
         plan: of the tensor.
         coefficients: of both factors, one below the other; fp32 of shape (rows + columns, rank), like what follows.
         gradient: of the mean KL with respect to them.
+        ahead: that gradient where `project` was called last.
         direction: in which they move.
     """
 
@@ -66,6 +70,7 @@ class _Tensor:
         # Moves are far smaller than what bf16 can tell apart.
         weight.data = _zeros(*weight.shape).copy_(weight.data)
         self._weight = weight.detach()
+        self._slope = _zeros(self._rows, self._columns)
 
     def take(self, step: float) -> bool:
         """Start from what is decoded at a step; False where that is no product of factors."""
@@ -74,7 +79,7 @@ class _Tensor:
             return False
         self._weights = torch.from_numpy(found.weights)
         shape = self._rows + self._columns, len(found.weights)
-        self.coefficients, self.gradient, self.direction, self._start = (_zeros(*shape) for _ in range(4))
+        self.coefficients, self.gradient, self.ahead, self.direction, self._start = (_zeros(*shape) for _ in range(5))
         self.coefficients[: self._rows] = torch.from_numpy(found.left)
         self.coefficients[self._rows :] = torch.from_numpy(found.right)
         self._start.copy_(self.coefficients)
@@ -82,16 +87,26 @@ class _Tensor:
         return True
 
     def add_gradient(self, gradient: torch.Tensor) -> None:
-        """Take the gradient with respect to the weight into account."""
-        matrix = gradient[: self._common[0]].reshape(self._rows, self._columns)
+        """Take a gradient with respect to the weight into account."""
+        self._slope += gradient[: self._common[0]].reshape(self._rows, self._columns)
+
+    def project(self) -> None:
+        """Make of all gradients that were added the one with respect to the coefficients, `ahead`.
+
+        Both products cost as much as a pass of some hundred tokens through the weight, so they are worth waiting for.
+        """
         left, right = self.coefficients[: self._rows], self.coefficients[self._rows :]
-        self.gradient[: self._rows] += (matrix @ right) * self._weights
-        self.gradient[self._rows :] += (matrix.T @ left) * self._weights
+        self.ahead[: self._rows] = (self._slope @ right) * self._weights
+        self.ahead[self._rows :] = (self._slope.T @ left) * self._weights
+        self._slope.zero_()
+
+    def arrive(self, share: float) -> None:
+        """Take for the gradient what it is so far on the way from where it was to `ahead`."""
+        self.gradient.lerp_(self.ahead, share)
 
     def turn(self, share: float) -> None:
         """Look in a new direction: down the gradient, and on with a share of the one before."""
         self.direction.mul_(share).sub_(self.gradient)
-        self.gradient.zero_()
 
     def move(self, length: float) -> None:
         """Go along the direction."""
@@ -129,7 +144,7 @@ class _Lessons:
         return self._mean(predict(self._model, batch) for batch, _ in pairs)
 
     def kl_with_gradients(self, tensors: dict[str, _Tensor]) -> float:
-        """The same, and its gradient added up in the tensors."""
+        """The same, and its gradient becomes the tensors' `ahead`."""
 
         def sink(name: str, gradient: torch.Tensor) -> None:
             if name in tensors:
@@ -143,7 +158,10 @@ class _Lessons:
                 self._stage.advance(batch.nbytes)
                 yield found.detach()
 
-        return self._mean(logits())
+        kl = self._mean(logits())
+        for tensor in tensors.values():
+            tensor.project()
+        return kl
 
     def _mean(self, logits: Iterator[torch.Tensor]) -> float:
         pairs = zip(logits, self._wanted, strict=True)
@@ -175,18 +193,12 @@ def refine(
     found = {plan.change.name: _Tensor(plan, weights[plan.change.name]) for plan in _movable(packer, weights)}
     turns = [batches[at : at + _BATCHES] for at in range(0, len(batches), _BATCHES)]
     stage = Stage(progress, "refining", sum(_nbytes(turns, done) for done in range(rounds)))
-    previous, lessons = 0.0, None
-    for done in range(rounds):
-        if done % _BETWEEN_ROUNDINGS == 0:
-            tensors = {name: tensor for name, tensor in found.items() if tensor.take(step)}
-            lessons = _Lessons(packed, tuned, turns[_turn(turns, done)], stage)
-            previous = 0.0
-        if lessons is None or not tensors:
-            return
-        previous = _descend(tensors, lessons, previous)
-        if done + 1 == rounds or (done + 1) % _BETWEEN_ROUNDINGS == 0:
-            for tensor in tensors.values():
-                tensor.settle(step)
+    for done in range(0, rounds, _BETWEEN_ROUNDINGS):
+        tensors = {name: tensor for name, tensor in found.items() if tensor.take(step)}
+        lessons = _Lessons(packed, tuned, turns[_turn(turns, done)], stage)
+        _descend(tensors, lessons, min(_BETWEEN_ROUNDINGS, rounds - done))
+        for tensor in tensors.values():
+            tensor.settle(step)
     packer.recount()
 
 
@@ -257,26 +269,30 @@ def _rounds(goal: Goal, candidates: Candidates) -> int:
     return _USUAL_ROUNDS if goal.refine is None and trials.lessons else goal.refine or 0
 
 
-def _descend(tensors: dict[str, _Tensor], lessons: _Lessons, previous: float) -> float:
-    """One step of conjugate gradients; the squared norm of the gradient before it."""
+def _descend(tensors: dict[str, _Tensor], lessons: _Lessons, steps: int) -> None:
+    """Some steps of conjugate gradients, the first one straight down."""
     kl = lessons.kl_with_gradients(tensors)
-    square = sum(_dot(tensor.gradient, tensor.gradient) for tensor in tensors.values())
-    if not square:
-        return square
-    slope = 0.0
-    for tensor in tensors.values():
-        gradient = tensor.gradient.clone()
-        tensor.turn(square / previous if previous else 0.0)
-        slope += _dot(gradient, tensor.direction)
-    # Where the tangent reaches zero; a parabola's bottom is at most twice as far from there as from here.
-    tried = kl / abs(slope)
-    for tensor in tensors.values():
-        tensor.move(tried)
-    bend = (lessons.kl() - kl - tried * slope) / tried**2
-    best = min(-slope / (2 * bend), _FAR * tried) if bend > 0 else tried
-    for tensor in tensors.values():
-        tensor.move(best - tried)
-    return square
+    share, before = 1.0, 0.0
+    for left in reversed(range(steps)):
+        slope = square = 0.0
+        for tensor in tensors.values():
+            tensor.arrive(share)
+            square += _dot(tensor.gradient, tensor.gradient)
+        if not square:
+            return
+        for tensor in tensors.values():
+            tensor.turn(square / before if before else 0.0)
+            slope += _dot(tensor.gradient, tensor.direction)
+        # Where the tangent reaches zero; a parabola's bottom is at most twice as far from there as from here.
+        tried = kl / abs(slope)
+        for tensor in tensors.values():
+            tensor.move(tried)
+        ahead = lessons.kl_with_gradients(tensors) if left else lessons.kl()
+        bend = (ahead - kl - tried * slope) / tried**2
+        best = min(-slope / (2 * bend), _FAR * tried) if bend > 0 else tried
+        for tensor in tensors.values():
+            tensor.move(best - tried)
+        kl, share, before = max(kl + best * slope + best**2 * bend, _LEFT * kl), best / tried, square
 
 
 def _movable(packer: Packer, weights: dict[str, torch.nn.Parameter]) -> Iterator[LossyPlan]:

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 from skillpack.errors import UsageError
 from skillpack.fingerprint import fingerprint
 from skillpack.library import commit_skills
-from skillpack.manifest import LAYER_TYPE, MEDIA_TYPE
 from skillpack.model_card import CARD_TYPE, CardFacts, base_license, base_name, card_files, write_card
 from skillpack.packing.opening import Hands, checkpoint_bytes, opened
 from skillpack.packing.packer import Goal
+from skillpack.packing.payload import put_skill
 from skillpack.packing.statistics import read_statistics, write_statistics
 from skillpack.progress import Progress, silent
-from skillpack.skill import open_skill
 from skillpack.summaries import open_or_create
 from skillpack_store import check_skill_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from skillpack.checkpoint import Checkpoint
     from skillpack.evaluating.trials import Measured
     from skillpack.manifest import Manifest
     from skillpack.packing.metric import Metric
@@ -88,10 +88,16 @@ class PackReport:
         """How many times the bound what is approximated takes; see `Manifest.over_bound`."""
         return self.manifest.over_bound(self.size)
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from skillpack.notebook import pack_html
+
+        return pack_html(self)
+
 
 def pack(
     base: str | Path,
-    tuned: str | Path,
+    tuned: str | Path | Checkpoint,
     name: str | None = None,
     *,
     exact: bool = False,
@@ -120,7 +126,8 @@ def pack(
 
     Args:
         base: folder, ``.safetensors`` file or hub id of the model that the fine-tune started from.
-        tuned: the same for the fine-tune; or the folder of a PEFT LoRA adapter.
+        tuned: the same for the fine-tune; or the folder of a PEFT LoRA adapter; or a `Checkpoint`, with a name and
+            without texts.
         name: of the skill; by default that of the fine-tune's folder.
         exact: come back bit for bit.
         size: bytes on disk that the skill may take at most.
@@ -169,7 +176,11 @@ def pack(
     about = _Calibration(
         calibration, metric or ("fisher" if wanted else "identity"), None if statistics is None else Path(statistics)
     )
-    name = check_skill_name(name or _name_of(tuned))
+    if not isinstance(tuned, str | Path) and (name is None or wanted):
+        raise UsageError(
+            "a model in memory is packed under a name and without texts", hint="Save it as a folder first."
+        )
+    name = check_skill_name(name or _name_of(str(tuned)))
     hands = Hands(workers, device, ray)
     with ExitStack() as stack:
         found = stack.enter_context(opened(base, tuned, goal, hands, progress))
@@ -195,10 +206,7 @@ def pack(
             name, base_name(delta.base), license or base_license(delta.base), report.size, report.tuned_size
         )
         with repository.writing():
-            layers = [(layer, LAYER_TYPE) for layer in packed.payload.layers()]
-            skill = repository.put_skill(packed.manifest.dump(), MEDIA_TYPE, layers)
-            # What cannot be opened must not get into a library.
-            open_skill(repository, skill.digest, name)
+            skill = put_skill(repository, name, packed.manifest, packed.payload)
             repository.attach(skill, CARD_TYPE, card_files(write_card(facts, packed.manifest)))
             commit_skills(repository, {name: skill}, branch=branch, author=author, message=message or f"Pack {name}")
     kept = repository.resolve(f"{name}@{skill.digest}", branch)
@@ -206,7 +214,11 @@ def pack(
 
 
 def _pack(
-    found: Opened, models: tuple[str | Path, str | Path], goal: Goal, about: _Calibration, progress: Progress
+    found: Opened,
+    models: tuple[str | Path, str | Path | Checkpoint],
+    goal: Goal,
+    about: _Calibration,
+    progress: Progress,
 ) -> tuple[Packed, Measured | None]:
     packer, metric, path = found.packer, about.metric, about.statistics
     of = fingerprint(found.delta.tuned_digests)
@@ -219,8 +231,10 @@ def _pack(
     from skillpack.packing.divergence import open_candidates
     from skillpack.packing.refining import measured_pack
 
+    base, tuned = models
+    assert isinstance(tuned, str | Path)
     data = SELF if about.texts is None else about.texts
-    with open_candidates(*models, data, progress, learn=goal.refine != 0) as candidates:
+    with open_candidates(base, tuned, data, progress, learn=goal.refine != 0) as candidates:
         if known is None:
             known = candidates.sensitivities(metric, progress)
             if path is not None:

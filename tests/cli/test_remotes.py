@@ -228,3 +228,19 @@ def test_what_remotes_json_holds(library, run):
     result = run("remote", "list")
     assert result.exit_code == 13
     assert "remotes.json is damaged" in result.stderr
+
+
+def test_a_skill_is_looked_at_where_it_is(library, stick, away, run, run_json):
+    run("push", stick)
+    here, there = run_json("show", "math"), run_json("show", "math", "--remote", stick, "--store", away)
+    assert not away.exists()
+    times = {"version", "time", "author", "message"}
+    assert {key: value for key, value in there.items() if key not in times} == {
+        key: value for key, value in here.items() if key not in times
+    }
+    assert there["version"] is None
+    lines = run("show", "math", "--tensors").stdout.splitlines()[8:]
+    assert run("show", "math", "--tensors", "--remote", stick).stdout.splitlines()[8:] == lines
+    assert run("show", "math", "--card", "--remote", stick).stdout == run("show", "math", "--card").stdout
+    assert run("show", "mth", "--remote", stick).exit_code == 1
+    assert run("show", "math@1", "--remote", stick).exit_code == 1

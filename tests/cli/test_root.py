@@ -23,7 +23,8 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 
 def test_the_commands():
     assert list(COMMANDS) == [
-        *["pack", "install", "remove", "status", "list", "show", "eval", "delete", "export", "import", "verify"],
+        *["pack", "install", "remove", "status", "list", "show", "eval", "rebase"],
+        *["delete", "export", "import", "verify"],
         *["log", "diff", "reflog", "branch", "tag", "merge", "restore", "revert", "undelete", "lock", "sync"],
         *["gc", "fsck", "stats"],
         *["remote add", "remote list", "remote remove", "remote set-url"],
@@ -116,6 +117,8 @@ def paths(document, prefix=""):
 def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, process):  # noqa: PLR0917
     (tmp_path / "data.txt").write_text("Some are useful.\n")
     of_tiny = ("--base", llama.base, "--tuned", llama.tuned, "--store", llama.store)
+    onto = ("--onto", llama.tuned, "--from", llama.base, "--data", tmp_path / "chats.jsonl")
+    (tmp_path / "chats.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"text": "Some are useful."}\n')
     printed = {
         "serve": served(process, llama),
         "pack": run_json("pack", models.base, models.math),
@@ -125,6 +128,7 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         "list": run_json("list"),
         "show": run_json("show", "math"),
         "eval": run_json("eval", "tiny", *of_tiny, "--data", tmp_path / "data.txt"),
+        "rebase": run_json("rebase", "tiny", *onto, "--store", llama.store, "--dry-run"),
         "export": run_json("export", "math", tmp_path / "math.tar"),
         "import": run_json("import", tmp_path / "math.tar"),
         "gc": run_json("gc", "--now", "-y"),

@@ -190,7 +190,7 @@ def test_large_weights_are_merged_in_pieces(tmp_path, monkeypatch):
     base, tuned, merged = make(
         tmp_path, transformers.LlamaForCausalLM(LLAMA), target_modules=["embed_tokens", "o_proj"], use_dora=True
     )
-    monkeypatch.setattr("skillpack.adapter._PIECE", 100)
+    monkeypatch.setattr("skillpack.codecs.products._PIECE", 100)
     assert_merges_alike(base, tuned, merged)
 
 
@@ -387,3 +387,22 @@ def test_factors_that_are_not_finite_are_refused(tmp_path):
         (plan,) = plan_change(delta, change, exact=False)
         with pytest.raises(NotFiniteError):
             plan.analyse(1e-3)
+
+
+def test_a_head_that_is_the_embedding_can_have_factors_of_its_own(tmp_path):
+    """As mergekit extracts them: the base has no such tensor, since it is the embedding."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**{**LLAMA.to_dict(), "tie_word_embeddings": True})
+    model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path / "base")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["embed_tokens", "lm_head", "q_proj"]))
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, 0.0, 0.3)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    base = open_checkpoint(tmp_path / "base")
+    tuned = open_tuned(tmp_path / "adapter", base)
+    assert "lm_head.weight" not in base.tensors
+    layer = adapted.base_model.model.lm_head
+    expected = model.model.embed_tokens.weight + layer.get_delta_weight("default")
+    np.testing.assert_allclose(tuned.read("lm_head.weight").float32(), expected.detach().numpy(), rtol=1e-5, atol=1e-5)

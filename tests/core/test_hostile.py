@@ -166,6 +166,7 @@ CODECS = {
     "raw": {},
     "sparse": {"step": 1.0},
     "direct": {"step": 1.0, "level": 0},
+    "factors": {"alpha": 1, "dtypes": ["F32", "F32"], "rank": 65536, "rooted": False, "turned": False},
     "lowrank": {"columns": [], "outer": 1.0, "top": 0},
     "tucker": {"axes": [], "slices": [], "tops": [], "outer": 1.0, "level": 0},
 }

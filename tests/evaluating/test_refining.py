@@ -133,6 +133,7 @@ def test_gradients_are_slopes_of_the_divergence(parts):
     start = texts.kl_with_gradients(found)
     assert start == pytest.approx(texts.kl(), rel=1e-4)
     for tensor in found.values():
+        tensor.arrive(1.0)
         gradient = tensor.gradient.clone()
         tensor.turn(0.0)
         assert torch.equal(tensor.direction, -gradient)

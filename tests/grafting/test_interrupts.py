@@ -48,8 +48,7 @@ def case(request, shelf):
     installed = host.installed
 
     def swap():
-        with host.using(*AFTER):
-            pass
+        host.graft(*AFTER)
 
     return SimpleNamespace(model=model, host=host, empty=empty, before=bits(model), installed=installed, swap=swap)
 
@@ -70,12 +69,9 @@ def trapped(monkeypatch, home, name, action, **options):
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError()], ids=["interrupt", "error"])
 def test_at_every_write(case, monkeypatch, error, late):
-    def swap():
-        case.host.graft(*AFTER)
-
     for place in range(1000):
         options = {"error": error, "first": place, "late": late}
-        if trapped(monkeypatch, merged, "write", swap, **options) is None:
+        if trapped(monkeypatch, merged, "write", case.swap, **options) is None:
             break
         assert same(bits(case.model), case.before), place
         assert case.host.installed == case.installed
@@ -106,6 +102,16 @@ def test_when_undoing_is_interrupted_as_well(case, monkeypatch):
     options = {"error": KeyboardInterrupt(), "first": 5, "times": 7}
     assert trapped(monkeypatch, merged, "write", case.swap, **options)
     assert same(bits(case.model), case.before)
+
+
+def test_an_interrupt_on_the_way_into_using(case, monkeypatch):
+    def use():
+        with case.host.using(*AFTER):
+            pytest.fail("not reached")
+
+    assert trapped(monkeypatch, merged, "write", use, error=KeyboardInterrupt(), first=5)
+    assert same(bits(case.model), case.before)
+    assert case.host.installed == case.installed
 
 
 def test_when_undoing_fails_the_next_call_finishes_it(case, monkeypatch):
@@ -143,7 +149,7 @@ for stack in stacks:
     known[host.installed] = state()
 seconds = (time.perf_counter() - started) / len(stacks)
 interrupted = 0
-for _ in range(60):
+for _ in range(40):
     target = draw.choice(stacks)
     delay = draw.random() * seconds
     before = host.installed
@@ -182,4 +188,4 @@ def test_real_signals(shelf):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 60
+    assert int(done.stdout) == 40

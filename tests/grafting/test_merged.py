@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import skillpack
-from skillpack.errors import ConflictError, ModifiedModelError, NotFoundError, UsageError, WrongBaseError
+from skillpack.errors import (
+    ConflictError,
+    ModifiedModelError,
+    NotFoundError,
+    UnsupportedModelError,
+    UsageError,
+    WrongBaseError,
+)
+from skillpack.grafting.planning import Step
 from tests.grafting.conftest import NAMES
 from tests.grafting.tools import bits, load, same
 from tests.live import models
@@ -253,6 +262,22 @@ def test_writing_the_same_values_or_moving_them_is_no_change(hosted):
     assert same(bits(model), before)
 
 
+def test_casting_needs_a_new_host(hosted, shelf):
+    model, host = hosted()
+    host.graft("prose")
+    model.float()
+    with pytest.raises(ModifiedModelError) as error:
+        host.ungraft()
+    assert "make a new host" in error.value.hint
+    model, host = hosted()
+    host.graft("prose")
+    host.ungraft()
+    model.float()
+    with pytest.raises(ModifiedModelError):
+        host.graft("prose")
+    skillpack.host(model, store=shelf.store).graft("prose")
+
+
 def test_unknown_names_and_weights(hosted):
     _, host = hosted()
     host.graft("code")
@@ -344,3 +369,77 @@ def test_both_names_of_a_tied_weight_may_change_alike(shelf, tmp_path):
     assert same(bits(model), bits(load(shelf.tuned["math"])))
     host.ungraft()
     assert same(bits(model), before)
+
+
+def test_threads_take_turns(hosted, shelf):
+    model, host = hosted(cache_bytes=100_000)
+    before, failures = bits(model), []
+
+    def work(seed):
+        draw = random.Random(seed)
+        try:
+            for _ in range(12):
+                host.swap(*draw.sample(NAMES, draw.randint(0, 2)))
+        except Exception as error:  # noqa: BLE001 - told below, with the thread's others
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    host.verify()
+    names = [each.name for each in host.installed]
+    assert same(bits(model), bits(load(shelf.installed(*names) if names else shelf.base)))
+    host.ungraft()
+    assert same(bits(model), before)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator to pin memory for")
+def test_pinned_memory_needs_an_accelerator(hosted):
+    with pytest.raises(UnsupportedModelError, match="no accelerator") as error:
+        hosted(base="pinned")
+    assert "copy" in error.value.hint
+
+
+def test_the_base_is_copied_where_skills_touch_it_and_nowhere_else(hosted):
+    model, host = hosted()
+    kept = host._base._originals._kept
+    assert kept == {}
+    host.graft("code")
+    names = [name for name, _ in model.named_parameters() if "mlp" in name]
+    assert sum(copy.nbytes for copy in kept.values()) == sum(model.get_parameter(name).nbytes for name in names)
+    host.swap("chat")
+    assert len(kept) == len(names) + 1
+
+
+def test_the_cache_stays_within_its_limit(hosted):
+    _, host = hosted(cache_bytes=60_000)
+    cache = host._engine._cache
+    for skills in (["math"], ["code"], ["prose"], ["math", "prose"]):
+        host.swap(*skills)
+        assert 20_000 < cache.size <= 60_000
+
+
+def test_swapping_back_decodes_nothing(hosted, monkeypatch):
+    _, host = hosted()
+    host.swap("math")
+    host.swap("code")
+    monkeypatch.setattr(Step, "compute", lambda *_: pytest.fail("computed again"))
+    host.swap("math")
+    host.ungraft()
+    host.swap("code")
+
+
+def test_a_version_that_follows_replaces_the_one_before(shelf, tmp_path):
+    store = tmp_path / "store"
+    for name in ("math", "prose"):
+        skillpack.pack(shelf.base, shelf.tuned[name], "skill", exact=True, store=store)
+    model = load(shelf.base)
+    host = skillpack.host(model, store=store)
+    host.graft("skill@1")
+    assert same(bits(model), bits(load(shelf.tuned["math"])))
+    host.graft("skill")
+    assert [each.label for each in host.installed] == ["skill@2"]
+    assert same(bits(model), bits(load(shelf.tuned["prose"])))

@@ -71,7 +71,7 @@ def test_skills_of_every_kind_of_model(tmp_path, make):
         for parameter in tuned.parameters():
             parameter.data += 0.1 * parameter.float().std() * torch.randn(parameter.shape)
         for buffer in tuned.buffers():
-            buffer += 1
+            buffer.add_(1)
         options = {"save_original_format": False} if make is fused else {}
         tuned.save_pretrained(tmp_path / name, **options)
         skillpack.pack(base, tmp_path / name, name, exact=name == "one", store=tmp_path / "store")

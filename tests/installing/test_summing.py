@@ -54,6 +54,20 @@ def test_weighted_deltas_are_added_in_fp32_in_the_order_of_digests_and_cast_once
         assert installed_tensor(base, order).digest() == expected.digest()
 
 
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+def test_a_live_model_of_another_precision_gets_the_sum_cast_once(dtype):
+    base, delta, value = floats(0, (3, 4)), floats(1, (3, 4), "F32").float32(), floats(2, (3, 4))
+    alone = installed_tensor(base, [lossy("a", delta)], dtype)
+    assert alone.digest() == Tensor.from_float32(base.float32() + delta, dtype).digest()
+    both = installed_tensor(base, [lossy("a", delta, weight=0.5), exact("b", value)], dtype)
+    total = base.float32() + np.float32(0.5) * delta
+    total += value.float32() - base.float32()
+    assert both.digest() == Tensor.from_float32(total, dtype).digest()
+    assert installed_tensor(base, [exact("b", value)], dtype).digest() == (
+        Tensor.from_float32(value.float32(), dtype).digest()
+    )
+
+
 def test_blocks_leave_no_seam():
     base, delta = floats(0, (1 << 20,)), floats(1, (1 << 20,), "F32").float32()
     got = installed_tensor(base, [lossy("a", delta, shape=(1 << 20,))])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from skillpack_store.descriptors import DOCUMENT_LIMIT, Descriptor, digest_of
 from skillpack_store.documents import INDEX, parse_index
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from skillpack_store.remotes.protocol import Remote
     from skillpack_store.transfer.incoming import Incoming, Part
 
-__all__ = ["download", "of_unknown_size", "read_document", "read_list"]
+__all__ = ["download", "of_unknown_size", "read_document", "read_list", "understood"]
+
+T = TypeVar("T")
 
 _MISMATCHES = 2
 
@@ -26,14 +28,19 @@ def of_unknown_size(digest: str, media_type: str) -> Descriptor:
     return Descriptor(digest, DOCUMENT_LIMIT, media_type)
 
 
-def read_document(remote: Remote, document: Descriptor) -> bytes:
+def read_document(remote: Remote, document: Descriptor, *, limit: int = DOCUMENT_LIMIT) -> bytes:
     """Return a document of a remote, whose bytes have the digest.
+
+    Args:
+        remote: Where it is.
+        document: Its descriptor.
+        limit: The most bytes that it may have.
 
     Raises:
         CorruptStoreError: The remote has no such bytes.
         RemoteError: The connection broke, again and again.
     """
-    if document.size > DOCUMENT_LIMIT:
+    if document.size > limit:
         raise _unusable(remote, document, f"it is announced with {document.size} bytes, more than a document may have")
     tries = Tries()
     mismatches = 0
@@ -49,6 +56,21 @@ def read_document(remote: Remote, document: Descriptor) -> bytes:
         mismatches += 1
         if mismatches == _MISMATCHES:
             raise _unusable(remote, document, f"the {len(data)} bytes received have digest {digest_of(data)}")
+
+
+def understood(remote: Remote, digest: str, data: bytes, parse: Callable[[bytes], T]) -> T:
+    """Return what a document of a remote means.
+
+    Raises:
+        CorruptStoreError: It means nothing.
+    """
+    try:
+        return parse(data)
+    except ValueError as error:
+        raise CorruptStoreError(
+            f"Blob {digest} of {remote.url} cannot be used: {error}.",
+            hint="It was written by another program or a newer version.",
+        ) from error
 
 
 def read_list(remote: Remote, digest: str) -> list[Descriptor]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from skillpack_store.descriptors import Descriptor, digest_of
 from skillpack_store.documents import INDEX, MANIFEST, Commit, SkillManifest, attached_files
-from skillpack_store.errors import CorruptStoreError, NotFoundError
+from skillpack_store.errors import NotFoundError
 from skillpack_store.referrers import list_referrers, merge_referrers, referrers_tag, tagged_subject
 from skillpack_store.transfer.ancestry import follows, rooted
-from skillpack_store.transfer.arriving import download, of_unknown_size, read_document, read_list
+from skillpack_store.transfer.arriving import download, of_unknown_size, read_document, read_list, understood
 from skillpack_store.transfer.incoming import Incoming
 from skillpack_store.transfer.trying import Meter, in_parallel
 
@@ -141,7 +141,7 @@ class Download:
         with contextlib.suppress(NotFoundError):
             return self._repository.read_commit(digest)
         data = read_document(self._remote, of_unknown_size(digest, INDEX))
-        return self._understood(digest, data, Commit.parse)
+        return understood(self._remote, digest, data, Commit.parse)
 
     def _walk(self, tip: str, roots: set[str], wanted: dict[str, Descriptor], known: set[str]) -> None:
         """Plan for a commit and its ancestors, parents before children, down to commits that are rooted."""
@@ -208,16 +208,7 @@ class Download:
         if document.digest not in self._documents:
             with contextlib.suppress(NotFoundError):
                 return self._repository.read_document(document.digest, parse)
-        return self._understood(document.digest, self._fetched(document), parse)
-
-    def _understood(self, digest: str, data: bytes, parse: Callable[[bytes], T]) -> T:
-        try:
-            return parse(data)
-        except ValueError as error:
-            raise CorruptStoreError(
-                f"Blob {digest} of {self._remote.url} cannot be used: {error}.",
-                hint="It was written by another program or a newer version.",
-            ) from error
+        return understood(self._remote, document.digest, self._fetched(document), parse)
 
     def _fetched(self, document: Descriptor) -> bytes:
         """Return a document of the remote and keep it beside the blobs until all that it refers to is there."""
