@@ -105,9 +105,11 @@ class Host:
         )
         self._settings = Settings(inner, self._base.companions.get("generation_config.json"))
         self._told: set[str] = set()
+        from skillpack.grafting.overlay.generating import wrap_generate
+
+        wrap_generate(inner, self.rows if mode == "overlay" else None)
         if mode == "overlay":
             from skillpack.grafting.overlaid import Overlaid
-
             self._engine: Any = Overlaid(inner, places, self._base)
         else:
             self._engine = Merged(self._base, cache_bytes, pinned=base == "pinned")

@@ -31,7 +31,7 @@ class Overlaid:
         self._places = places
         self._base = base
         engine: Any = import_module("skillpack.grafting.overlay.engine")
-        self._overlay = engine.Overlay(model, places)
+        self._overlay = engine.Overlay(model, places, base)
         self._resident: dict[str, Active] = {}
         self.active: tuple[Active, ...] = ()
 
