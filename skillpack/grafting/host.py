@@ -110,6 +110,7 @@ class Host:
         wrap_generate(inner, self.rows if mode == "overlay" else None)
         if mode == "overlay":
             from skillpack.grafting.overlaid import Overlaid
+
             self._engine: Any = Overlaid(inner, places, self._base)
         else:
             self._engine = Merged(self._base, cache_bytes, pinned=base == "pinned")
@@ -122,7 +123,12 @@ class Host:
     @property
     def resident(self) -> tuple[Grafted, ...]:
         """The skills that are loaded, whether applied or not; in merged mode those that are installed."""
-        return tuple(grafted(active) for active in getattr(self._engine, "resident", self._engine.active))
+        if self.mode == "merged":
+            return self.installed
+        return tuple(
+            grafted(active)._replace(nbytes=self._engine.nbytes(active.skill.digest))
+            for active in self._engine.resident
+        )
 
     def graft(self, *addresses: str) -> None:
         """Put skills on the model, beside those that are on it; another version or weight of one replaces it.

@@ -40,6 +40,11 @@ class Overlaid:
         """The skills that are loaded, sorted by name."""
         return tuple(sorted(self._resident.values(), key=lambda each: each.skill.name))
 
+    def nbytes(self, digest: str) -> int:
+        """Memory in bytes that a skill which is loaded takes."""
+        taken: int = self._overlay.nbytes(digest)
+        return taken
+
     def plan(self, active: Iterable[Active]) -> tuple[Active, ...]:
         """Check that skills were packed from this base."""
         skills = tuple(sorted(active, key=lambda each: each.skill.name))

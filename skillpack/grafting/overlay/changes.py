@@ -87,9 +87,10 @@ def prepare(skill: Skill, base: LiveBase) -> Prepared:
         DamagedSkillError: the skill's content makes no sense.
     """
     plan = make_plan([Active(skill)], base)
+    holders = _holders(base)
     changes: dict[Owner, Change] = {}
     for step in plan.steps.values():
-        owners = step.place.owners
+        owners = tuple(holders.get(_memory(step.place), step.place.owners))
         change = changes.setdefault(owners[0], Change(step.reference, owners, []))
         change.steps.append(step)
     for change in changes.values():
@@ -115,6 +116,20 @@ def blend_bytes(change: Change) -> int:
     """Memory in bytes of the blended tensor."""
     tensor = change.steps[0].place.tensor
     return tensor.numel() * tensor.element_size()
+
+
+def _holders(base: LiveBase) -> dict[object, list[Owner]]:
+    """Who holds a tensor's memory, also as another object: accelerate keeps one for each name of a tied weight."""
+    found: dict[object, list[Owner]] = {}
+    for place in base.places.values():
+        held = found.setdefault(_memory(place), [])
+        held.extend(owner for owner in place.owners if owner not in held)
+    return found
+
+
+def _memory(place: Place) -> object:
+    tensor = place.tensor
+    return id(tensor) if tensor.is_meta else (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.dtype)
 
 
 def _decode(skill: Skill, change: Change, base: LiveBase) -> None:

@@ -68,9 +68,7 @@ def _without_host(skills: Sequence[Any]) -> AbstractContextManager[None]:
     )
 
 
-def wrap_generate(
-    model: torch.nn.Module, rows: Callable[[Sequence[Any]], AbstractContextManager[None]] | None
-) -> None:
+def wrap_generate(model: torch.nn.Module, rows: Callable[[Sequence[Any]], AbstractContextManager[None]] | None) -> None:
     """Give a model that can generate a `generate` that knows `skills`; without `rows`, take it back."""
     own = vars(model)
     present = own.get("generate")

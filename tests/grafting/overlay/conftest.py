@@ -1,4 +1,4 @@
-"""Bases of several kinds with an exact and two approximate skills each, as one model in overlay mode and merged ones."""
+"""Bases of several kinds with an exact and two approximate skills each, in overlay mode and merged."""
 
 from __future__ import annotations
 

@@ -15,9 +15,11 @@ import skillpack
 from skillpack.errors import ConflictError, NotFoundError, UsageError, WrongBaseError
 from skillpack.grafting.overlay.engine import Overlay
 from skillpack.grafting.overlay.layer import Layer
-from skillpack.grafting.overlay.parts import Factors, Rows
+from skillpack.grafting.overlay.parts import Factors
 from skillpack.grafting.overlay.rowwise import RowWise
 from skillpack.grafting.places import find_places
+from tests.grafting.overlay.conftest import load
+from tests.grafting.tools import bits, same
 
 CHOICES = [
     {"exact": 1},
@@ -36,7 +38,7 @@ def logits(model, ids):
 
 
 @pytest.mark.parametrize("kept", [None, 0], ids=["blended", "not blended"])
-def test_all_rows_are_those_of_the_merged_model(kind, batch, bits, same, close, kept):
+def test_all_rows_are_those_of_the_merged_model(kind, batch, close, kept):
     model, ids = kind.load(), batch(3, 20)
     before, alone = bits(model), logits(model, ids)
     names = {id(module): set(vars(module)) for module in model.modules()}
@@ -60,8 +62,6 @@ def test_an_exact_skill_alone_gives_the_same_bits_as_its_fine_tune(kind, batch):
     model = kind.load("auto")
     engine = kind.overlay(model)
     engine.select(kind.choice(exact=1))
-    from tests.grafting.overlay.conftest import load
-
     ids = batch(2, 12)
     assert torch.equal(logits(model, ids), logits(load(kind.tuned["exact"], "auto"), ids))
 
@@ -134,11 +134,11 @@ def test_half_precision_is_close_to_the_installed_checkpoint(llama, batch, close
         assert close(found[chosen].float(), expected[chosen], 0.05)
 
 
-def test_random_steps_end_where_a_fresh_model_is(llama, batch, bits, same):
+def test_random_steps_end_where_a_fresh_model_is(llama, batch):
     model, ids = llama.load(), batch(2, 8)
     engine, draw = llama.overlay(model), random.Random(1)
     before, found = bits(model), {}
-    for _ in range(200):
+    for _ in range(60):
         weights = {name: draw.choice([1, 0.5]) for name in llama.skills if draw.random() < 0.5}
         if draw.random() < 0.2:
             engine.select(())
@@ -309,7 +309,7 @@ def test_compiled_models(llama, batch, close, when):
     compiled = torch.compile(model, backend="eager")
     alone = logits(compiled, ids)
     engine = engine or llama.overlay(model)
-    for weights in ({"thin": 1}, {"exact": 1}, {"thin": 0.5, "wide": 1}, {}):
+    for weights in ({"thin": 1}, {"exact": 1}, {}):
         engine.select(llama.choice(**weights))
         assert close(logits(compiled, ids), logits(llama.merged(**weights), ids)), weights
     with engine.rows([llama.choice(thin=1), llama.choice(exact=1)]):
