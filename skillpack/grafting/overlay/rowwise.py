@@ -121,7 +121,7 @@ class RowWise:
             parts = self._parts()
             factors = [part for part in parts if isinstance(part, Factors)]
             rank = sum(part.rank for part in factors)
-            narrow = all(2 * rank <= min(len(part.left), len(part.right)) for part in factors)
+            narrow = all(rank <= min(part.shape) for part in factors)
             self._cached["maskable"] = narrow and len(factors) == len(parts)
         found: bool = self._cached["maskable"]
         return found
