@@ -137,6 +137,7 @@ class Skill:
         chunks = self._chunks(block_of(entry.name), self._places[entry.name], part.sizes)
         with self._blamed(entry):
             return codec.decode_factors(part.parameters, chunks, (rows, columns))
+
     def main_chunks(self, entry: TensorEntry) -> Iterator[ChunkReader]:
         """The coded chunks of an entry's part `main`, for who wants more than the sum that `decode` gives."""
         sizes = () if entry.main is None else entry.main.sizes

@@ -31,7 +31,7 @@ class Overlaid:
         self._places = places
         self._base = base
         engine: Any = import_module("skillpack.grafting.overlay.engine")
-        self._overlay = engine.Overlay(model, places)
+        self._overlay = engine.Overlay(model, places, base)
         self._resident: dict[str, Active] = {}
         self.active: tuple[Active, ...] = ()
 
@@ -39,6 +39,11 @@ class Overlaid:
     def resident(self) -> tuple[Active, ...]:
         """The skills that are loaded, sorted by name."""
         return tuple(sorted(self._resident.values(), key=lambda each: each.skill.name))
+
+    def nbytes(self, digest: str) -> int:
+        """Memory in bytes that a skill which is loaded takes."""
+        taken: int = self._overlay.nbytes(digest)
+        return taken
 
     def plan(self, active: Iterable[Active]) -> tuple[Active, ...]:
         """Check that skills were packed from this base."""

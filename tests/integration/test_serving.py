@@ -84,9 +84,7 @@ def under_load(smol, *, requests, questions, most, clients):
             done.set()
             churning.join()
         counted = {name: metric(http, f"skillpack_{name}") for name in ("step_rows_count", "step_rows_sum", "rows")}
-    kinds = [
-        alone.agrees(text, *wanted[model][content]) for (model, content), text in zip(asked, texts, strict=True)
-    ]
+    kinds = [alone.agrees(text, *wanted[model][content]) for (model, content), text in zip(asked, texts, strict=True)]
     return {kind: kinds.count(kind) for kind in (1, 0, -1)}, counted
 
 

@@ -68,14 +68,19 @@ class Blend:
 
     def get(self, like: torch.Tensor) -> torch.Tensor:
         """The weight, where and in the dtype in which a model's weight is now."""
+        held = self.held
+        if held is not None and held.device == like.device and held.dtype == like.dtype:
+            return held
+        return self._made(like)
+
+    # A compiled model leaves its graph for this, rather than computing weights within it.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _made(self, like: torch.Tensor) -> torch.Tensor:
         found = self.held if self.kept is None else self.kept.get(self.key)
-        if found is None:
-            # It is kept for passes that are differentiated, too.
-            with torch.inference_mode(mode=False), torch.no_grad():
-                found = self.compute()
-        elif found.device == like.device and found.dtype == like.dtype:
-            return found
-        found = found.to(like.device, like.dtype)
+        # It is kept for passes that are differentiated, too.
+        with torch.inference_mode(False), torch.no_grad():
+            found = self.compute() if found is None else found
+            found = found.to(like.device, like.dtype)
         if self.kept is None:
             self.held = found
         else:

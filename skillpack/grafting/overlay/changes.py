@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from skillpack.errors import ConflictError
 from skillpack.grafting.live_tensors import DTYPES, live
 from skillpack.grafting.overlay.blends import Blend
-from skillpack.grafting.overlay.parts import Dense, Factors, part_of
-from skillpack.grafting.overlay.uses import is_quantised, use_of
+from skillpack.grafting.overlay.parts import Dense, Factors, Use, part_of
+from skillpack.grafting.overlay.uses import use_of
 from skillpack.grafting.planning import make_plan
 from skillpack.installing.claims import Active
 from skillpack.summing import installed_tensor, unaddable
@@ -87,9 +86,10 @@ def prepare(skill: Skill, base: LiveBase) -> Prepared:
         DamagedSkillError: the skill's content makes no sense.
     """
     plan = make_plan([Active(skill)], base)
+    holders = _holders(base)
     changes: dict[Owner, Change] = {}
     for step in plan.steps.values():
-        owners = step.place.owners
+        owners = tuple(holders.get(_memory(step.place), step.place.owners))
         change = changes.setdefault(owners[0], Change(step.reference, owners, []))
         change.steps.append(step)
     for change in changes.values():
@@ -117,44 +117,47 @@ def blend_bytes(change: Change) -> int:
     return tensor.numel() * tensor.element_size()
 
 
+def _holders(base: LiveBase) -> dict[object, list[Owner]]:
+    """Who holds a tensor's memory, also as another object: accelerate keeps one for each name of a tied weight."""
+    found: dict[object, list[Owner]] = {}
+    for place in base.places.values():
+        held = found.setdefault(_memory(place), [])
+        held.extend(owner for owner in place.owners if owner not in held)
+    return found
+
+
+def _memory(place: Place) -> object:
+    tensor = place.tensor
+    return id(tensor) if tensor.is_meta else (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.dtype)
+
+
 def _decode(skill: Skill, change: Change, base: LiveBase) -> None:
     step = change.steps[0]
     uses = {use_of(module, attribute) for module, attribute in change.owners}
-    packed = [module for module, _ in change.owners if is_quantised(module)]
-    if packed and None in uses:
-        raise ConflictError(
-            f"Skill {skill.name} changes {change.name}, which is quantised in a way that nothing can be added to",
-            hint="Load the base in bf16, fp16 or fp32.",
-        )
     if step.place.part is None and len(change.steps) == 1 and None not in uses:
-        change.part = _part(skill, step, base, needed=bool(packed))
-        change.wide = isinstance(change.part, Factors) and not packed and _is_wide(change.part)
+        change.part = _part(skill, step, {use for use in uses if use is not None})
+        change.wide = isinstance(change.part, Factors) and _is_wide(change.part)
     if change.part is None:
         change.lone = blend([(change, 1.0)], base, None)
         change.lone.get(step.place.tensor)
 
 
-def _part(skill: Skill, step: Step, base: LiveBase, *, needed: bool) -> Part | None:
+def _part(skill: Skill, step: Step, uses: set[Use]) -> Part | None:
     """What modules add to their outputs; None if it is better to replace the weight: where it is exact, or dense."""
     claim = step.target.claims[0]
     factors = None if claim.entry.same_as is not None else skill.factors(claim.entry)
     if factors is not None:
         return Factors(factors)
-    decoded = claim.decode()
-    use = use_of(*step.place.owners[0])
-    if use is None or (decoded.value is not None and not needed):
-        return None
-    delta = decoded.delta
-    if decoded.value is not None:
-        delta = decoded.value.float32() - base.read(step.reference).float32()
+    delta = claim.decode().delta
     if delta is None:
         return None
-    part = part_of(delta.reshape(claim.entry.shape), use)
-    return part if needed or not isinstance(part, Dense) else None
+    # Rows can be used in every way, which matters for a head that is tied to the embedding.
+    part = part_of(delta.reshape(claim.entry.shape), next(iter(uses)) if len(uses) == 1 else Use.LOOKUP)
+    return None if isinstance(part, Dense) else part
 
 
 def _is_wide(part: Factors) -> bool:
-    rows, columns = len(part.left), len(part.right)
+    rows, columns = part.shape
     return _WIDE * part.rank * (rows + columns) > rows * columns
 
 

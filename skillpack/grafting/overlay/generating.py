@@ -68,15 +68,16 @@ def _without_host(skills: Sequence[Any]) -> AbstractContextManager[None]:
     )
 
 
-def wrap_generate(
-    model: torch.nn.Module, rows: Callable[[Sequence[Any]], AbstractContextManager[None]]
-) -> Generate | None:
-    """Give a model a `generate` that knows `skills`; None if it has no such method."""
-    if not callable(getattr(type(model), "generate", None)):
-        return None
-    wrapped = Generate(model, rows)
-    vars(model)["generate"] = wrapped
-    return wrapped
+def wrap_generate(model: torch.nn.Module, rows: Callable[[Sequence[Any]], AbstractContextManager[None]] | None) -> None:
+    """Give a model that can generate a `generate` that knows `skills`; without `rows`, take it back."""
+    own = vars(model)
+    present = own.get("generate")
+    if isinstance(present, Generate):
+        del own["generate"]
+        if present.shadowed is not None:
+            own["generate"] = present.shadowed
+    if rows is not None and callable(getattr(type(model), "generate", None)):
+        own["generate"] = Generate(model, rows)
 
 
 def _prompts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

@@ -105,7 +105,7 @@ class Layer:
         """
         key = tuple(map(id, parts)), device
         if self._side_by_side is None or self._side_by_side[0] != key:
-            with torch.inference_mode(mode=False):
+            with torch.inference_mode(False):
                 for part in parts:
                     part.to(device)
                 sides = [part.sides(self.use) for part in parts]
@@ -134,7 +134,7 @@ class Layer:
         if self.action is not None:
             raise UsageError(
                 f"A model cannot be pickled while skills apply to it in overlay mode ({self.path})",
-                hint="Take them off first: host.ungraft(). What save_pretrained and state_dict save is always the base.",
+                hint="Take them off first: host.ungraft(). What save_pretrained and state_dict save is the base.",
             )
         return vars(self) | {"_side_by_side": None}
 

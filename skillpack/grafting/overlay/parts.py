@@ -87,26 +87,31 @@ class Factors(Part):
     """A product of two thin matrices.
 
     Attributes:
-        left: fp32 of shape (rows, rank).
-        right: fp32 of shape (columns, rank).
+        near: fp32 of shape (columns, rank).
+        far: fp32 of shape (rank, rows), in this order since products of few tokens take a third of the time so.
     """
 
-    anchor = "left"
+    anchor = "near"
 
     def __init__(self, factors: DeltaFactors) -> None:
-        self.left = torch.from_numpy(factors.left)
-        self.right = torch.from_numpy(factors.right)
+        self.near = torch.from_numpy(factors.right)
+        self.far = torch.from_numpy(factors.left.T.copy())
 
     @property
     def rank(self) -> int:
         """Of the product."""
-        return self.left.shape[1]
+        return self.near.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the matrix."""
+        return self.far.shape[1], self.near.shape[0]
 
     def sides(self, use: Use) -> tuple[torch.Tensor, torch.Tensor]:
         """What an input meets first, of shape (inputs, rank), and then, of shape (rank, outputs); views."""
         if use is Use.LINEAR:
-            return self.right, self.left.T
-        return self.left, self.right.T
+            return self.near, self.far
+        return self.far.T, self.near.T
 
     def apply(self, use: Use, x: torch.Tensor) -> torch.Tensor:
         """See `Part`."""

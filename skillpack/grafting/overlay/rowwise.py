@@ -84,6 +84,8 @@ class RowWise:
     stacked: bool = False
     _cached: dict[Any, Any] = field(default_factory=dict)
 
+    # A compiled model leaves its graph for this: which rows go where is no part of one.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def run(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See `Action`."""
         x = first_input(args, kwargs)
@@ -119,7 +121,7 @@ class RowWise:
             parts = self._parts()
             factors = [part for part in parts if isinstance(part, Factors)]
             rank = sum(part.rank for part in factors)
-            narrow = all(2 * rank <= min(len(part.left), len(part.right)) for part in factors)
+            narrow = all(rank <= min(part.shape) for part in factors)
             self._cached["maskable"] = narrow and len(factors) == len(parts)
         found: bool = self._cached["maskable"]
         return found
@@ -129,7 +131,7 @@ class RowWise:
         first, second = layer.side_by_side(self._parts(), x.device)
         key = "mask", x.shape[0], x.device
         if key not in self._cached:
-            with torch.inference_mode(mode=False):
+            with torch.inference_mode(False):
                 self._cached[key] = self._mask()[self.spread.expanded(x.shape[0])].to(x.device)
         reduced = (flat @ first).view(x.shape[0], -1, first.shape[1])
         reduced *= self._cached[key][:, None]
@@ -155,7 +157,7 @@ class RowWise:
         key = "stack", x.shape[0], x.ndim, x.device, x.dtype
         if key not in self._cached:
             self.spread.of(x.shape[0], x.device)
-            with torch.inference_mode(mode=False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 belongs = self.spread.expanded(x.shape[0]).to(x.device)
                 shape = x.shape[0], *[1] * (x.ndim - 2), -1
                 self._cached[key] = {name: self._variants(layer, name)[belongs].view(shape) for name in names}

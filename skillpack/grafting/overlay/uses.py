@@ -10,7 +10,6 @@ import torch
 from skillpack.errors import ConflictError
 from skillpack.grafting.overlay.parts import Use
 
-_QUANTISED: Final = ("torch.ao.nn.", "bitsandbytes.", "torchao.")
 _ROWS_FIRST_NOT: Final = {"xlnet", "transfo-xl"}
 """Models that put the tokens before the rows."""
 
@@ -23,8 +22,6 @@ def use_of(module: torch.nn.Module, attribute: str) -> Use | None:
     if attribute != "weight":
         return None
     forward: Any = type(module).forward
-    if is_quantised(module):
-        return Use.LOOKUP if "Embedding" in type(module).__name__ else Use.LINEAR
     if forward is torch.nn.Linear.forward:
         return Use.LINEAR
     if forward is torch.nn.Embedding.forward:
@@ -32,14 +29,6 @@ def use_of(module: torch.nn.Module, attribute: str) -> Use | None:
     if type(module).__name__ == "Conv1D" and type(module).__module__.startswith("transformers."):
         return Use.TRANSPOSED
     return None
-
-
-def is_quantised(module: torch.nn.Module) -> bool:
-    """Whether a linear or embedding module has its weight in another form than the checkpoint."""
-    kind = type(module)
-    known = kind.__module__.startswith(_QUANTISED) and ("Linear" in kind.__name__ or "Embedding" in kind.__name__)
-    weight: Any = getattr(module, "_parameters", {}).get("weight")
-    return known or (weight is not None and type(weight).__module__.startswith("torchao."))
 
 
 def check_called(path: str, module: torch.nn.Module, parents: dict[str, torch.nn.Module]) -> None:
