@@ -14,21 +14,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from skillpack.grafting.overlay.layer import Uniform
     from skillpack.serving.choices import Choice
     from skillpack.skill import Skill
-
-
-class _Unfolded(Overlay):
-    """An overlay that adds skills to the base's result also where all rows have the same ones.
-
-    Folding them into weights is faster for one choice that stays. Here choices alternate from one forward pass to the
-    next, since every prompt is read alone: weights would be decoded again and again, and everybody would wait for it.
-    """
-
-    def _made(self, choice: Choice, *, fold: bool) -> dict[int, Uniform]:
-        del fold
-        return super()._made(choice, fold=False)
 
 
 class OverlaidSkills:
@@ -41,7 +28,9 @@ class OverlaidSkills:
 
     def __init__(self, model: Any, source: str | Path) -> None:
         places = find_places(model)
-        self._overlay = _Unfolded(model, places, LiveBase(places, checkpoint=open_checkpoint(source)))
+        base = LiveBase(places, checkpoint=open_checkpoint(source))
+        # Every prompt is read alone, so choices alternate from one forward pass to the next.
+        self._overlay = Overlay(model, places, base, fold=False)
 
     def prepare(self, skill: Skill) -> Callable[[], None]:
         """Check and decode a skill; returns what makes it usable.

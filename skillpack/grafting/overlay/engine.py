@@ -45,6 +45,8 @@ class Overlay:
         base: the same as a base, if it was already checked against skills.
         kept_bytes: memory for weights that are blended for a choice of skills, see `Blends`; by default as much as the
             model's own.
+        fold: factors that cost much of their matrix's own work are blended with it where one choice serves all rows.
+            That pays for a choice that stays. Where choices alternate, weights would be computed again and again.
     """
 
     def __init__(
@@ -53,9 +55,12 @@ class Overlay:
         places: Mapping[str, Place],
         base: LiveBase | None = None,
         kept_bytes: int | None = None,
+        *,
+        fold: bool = True,
     ) -> None:
         self._model = unwrap(model)
         self._base = base or LiveBase(places)
+        self._fold = fold
         tensors = {id(place.tensor): place.tensor for place in places.values()}
         own = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         self._blends = Blends(own if kept_bytes is None else kept_bytes)
@@ -190,7 +195,7 @@ class Overlay:
     def _actions(self, choice: Choice) -> Actions:
         """What a choice makes of each layer, for all rows."""
         if choice not in self._choices:
-            self._choices[choice] = dict(self._made(choice, fold=True))
+            self._choices[choice] = dict(self._made(choice, fold=self._fold))
         return _latest(self._choices, choice, _CHOICES)
 
     def _batch(self, choices: tuple[Choice, ...]) -> Actions:
