@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         set_remote_url,
         show_remote,
     )
+    from skillpack.serving.server import ServeSettings, Serving, serve
     from skillpack.signing import (
         KeyInfo,
         Policy,
@@ -95,6 +96,8 @@ __all__ = [
     "RemoteSkill",
     "RemoteSummary",
     "ReportedError",
+    "ServeSettings",
+    "Serving",
     "Signature",
     "Skill",
     "SkillDetails",
@@ -141,6 +144,7 @@ __all__ = [
     "remove_remote",
     "restore",
     "revert",
+    "serve",
     "set_policy",
     "set_remote_url",
     "show",
@@ -185,6 +189,8 @@ _HOMES = {
     "RemoteSkill": "remotes",
     "RemoteSummary": "remotes",
     "ReportedError": "errors",
+    "ServeSettings": "serving.server.ServeSettings",
+    "Serving": "serving.server.Serving",
     "Signature": "signing",
     "Skill": "skill",
     "SkillDetails": "library",
@@ -231,6 +237,7 @@ _HOMES = {
     "remove_remote": "remotes",
     "restore": "branching",
     "revert": "branching",
+    "serve": "serving.server.serve",
     "set_policy": "signing",
     "set_remote_url": "remotes",
     "show": "library",

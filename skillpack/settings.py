@@ -1,7 +1,8 @@
 """Everything that SkillPack takes from the environment.
 
 `SKILLPACK_HOME` moves the folder in which the default store, keys, the policy and what interrupted packs leave live.
-`SKILLPACK_KEY_PASSWORD` is the password of a private key where nobody can be asked. The Hugging Face
+`SKILLPACK_KEY_PASSWORD` is the password of a private key where nobody can be asked, `SKILLPACK_API_KEY` the key that
+clients of a server must send. The Hugging Face
 libraries read `HF_HOME`, `HF_HUB_OFFLINE` and their other variables themselves, and temporary files go where `TMPDIR`
 says. Credentials for registries are where docker (`DOCKER_CONFIG`) and podman (`REGISTRY_AUTH_FILE`) keep them.
 """
@@ -16,6 +17,8 @@ import platformdirs
 
 HOME_VARIABLE = "SKILLPACK_HOME"
 PASSWORD_VARIABLE = "SKILLPACK_KEY_PASSWORD"  # noqa: S105 - the name of a variable
+API_KEY_VARIABLE = "SKILLPACK_API_KEY"
+"""Read by the command line alone."""
 
 
 def default_store() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -9,7 +10,7 @@ import zstandard
 
 from skillpack.codecs import codec_named
 from skillpack.codecs.entropy import ChunkReader, Tables
-from skillpack.codecs.protocol import Layout
+from skillpack.codecs.protocol import FactoredCodec, Layout
 from skillpack.companions import FileChange
 from skillpack.errors import CheckpointError, CorruptStoreError, DamagedSkillError, SkillPackError
 from skillpack.manifest import FILES, LAYER_TYPE, MEDIA_TYPE, Manifest, Part, TensorEntry, block_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from skillpack.codecs.protocol import DeltaFactors
     from skillpack_store import Descriptor, Repository, SkillManifest
 
 MANIFEST_LIMIT: Final = 256 << 20
@@ -113,6 +115,29 @@ class Skill:
             return Decoded(main, None, rows)
         return Decoded(None, main, rows)
 
+    def factors(self, entry: TensorEntry) -> DeltaFactors | None:
+        """The delta of a matrix as two thin factors, without forming it.
+
+        Args:
+            entry: of this skill's manifest.
+
+        Returns:
+            None where the entry is no matrix, has new rows, or is coded in another way: `decode` gives that.
+
+        Raises:
+            DamagedSkillError: the coded streams make no sense.
+        """
+        part = entry.main
+        if part is None or entry.common_rows is not None or len(entry.shape) != 2:
+            return None
+        codec = codec_named(part.codec)
+        if not isinstance(codec, FactoredCodec):
+            return None
+        rows, columns = entry.shape
+        chunks = self._chunks(block_of(entry.name), self._places[entry.name], part.sizes)
+        with self._blamed(entry):
+            return codec.decode_factors(part.parameters, chunks, (rows, columns))
+
     def main_chunks(self, entry: TensorEntry) -> Iterator[ChunkReader]:
         """The coded chunks of an entry's part `main`, for who wants more than the sum that `decode` gives."""
         sizes = () if entry.main is None else entry.main.sizes
@@ -146,17 +171,23 @@ class Skill:
         self, entry: TensorEntry, part: Part, offset: int, shape: tuple[int, ...], reference: Tensor | None
     ) -> Tensor | Floats:
         chunks = self._chunks(block_of(entry.name), self._places[entry.name] + offset, part.sizes)
-        try:
+        with self._blamed(entry):
             decoded = codec_named(part.codec).decode(part.parameters, chunks, Layout(entry.dtype, shape), reference)
+        if decoded.shape != shape:
+            raise DamagedSkillError(f"skill {self.name}, tensor {entry.name}: {decoded.shape} decoded for {shape}")
+        return decoded
+
+    @contextmanager
+    def _blamed(self, entry: TensorEntry) -> Iterator[None]:
+        """Name skill and tensor in errors of a codec."""
+        try:
+            yield
         except DamagedSkillError as error:
             raise DamagedSkillError(f"skill {self.name}, tensor {entry.name}: {error}", hint=error.hint) from error
         except MemoryError as error:
             raise SkillPackError(f"skill {self.name}, tensor {entry.name}: not enough memory: {error}") from error
         except (ArithmeticError, LookupError, TypeError, ValueError, StopIteration, AssertionError) as error:
             raise DamagedSkillError(f"skill {self.name}, tensor {entry.name} cannot be decoded: {error!r}") from error
-        if decoded.shape != shape:
-            raise DamagedSkillError(f"skill {self.name}, tensor {entry.name}: {decoded.shape} decoded for {shape}")
-        return decoded
 
     def _chunks(self, block: str, start: int, sizes: tuple[int, ...]) -> Iterator[ChunkReader]:
         # A block whose streams are all empty is in no layer.

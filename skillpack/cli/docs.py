@@ -10,7 +10,7 @@ import click
 from skillpack.cli.documents import KEYS
 from skillpack.cli.failures import DEBUG_VARIABLE, EXIT_CODES
 from skillpack.cli.root import ALIASES, all_commands, root
-from skillpack.settings import HOME_VARIABLE, PASSWORD_VARIABLE
+from skillpack.settings import API_KEY_VARIABLE, HOME_VARIABLE, PASSWORD_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,6 +37,7 @@ _VARIABLES: Final = {
     HOME_VARIABLE: "folder of your own store, keys and policy; by default where the system keeps a user's data and "
     "configuration",
     PASSWORD_VARIABLE: "password of a private key, so that nobody is asked for it",
+    API_KEY_VARIABLE: "key that clients of `serve` must send",
     DEBUG_VARIABLE: "`1` prints the traceback of an error in SkillPack itself",
     "NO_COLOR": "no colours (no-color.org)",
     "HF_HOME, HF_HUB_OFFLINE": "respected when BASE, TUNED, MODEL_DIR or DATA is of the Hub",

@@ -24,7 +24,7 @@ from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered
 from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.gram import in_coordinates, principal
 from skillpack.codecs.matrix import matrix_shape
-from skillpack.codecs.protocol import Analysis, Cost, Encoding, Layout, Parameters
+from skillpack.codecs.protocol import Analysis, Cost, DeltaFactors, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class LowRank:
         del reference
         shape = matrix_shape(layout.shape)
         delta = np.zeros(shape, np.float32)
-        found = self.integers(parameters, chunks, layout)
+        found = self.integers(parameters, chunks, shape)
         if found is None:
             return delta.reshape(layout.shape)
         left, right = found.left, (found.right * found.inner).T
@@ -250,10 +250,9 @@ class LowRank:
         return delta.reshape(layout.shape)
 
     def integers(
-        self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout
+        self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], shape: tuple[int, int]
     ) -> IntegerFactors | None:
-        """The coded factors of a part as they are; None if it has no columns. Raises as `decode` does."""
-        shape = matrix_shape(layout.shape)
+        """The coded factors of a matrix of this shape as they are; None without columns. Raises as `decode` does."""
         if not parameters["columns"]:
             return None
         _check_parameters(parameters, shape)
@@ -264,6 +263,21 @@ class LowRank:
         reader.finish()
         _check_exact(np.stack([_peaks(left), _peaks(right)]), inner)
         return IntegerFactors(left, right, inner, float(parameters["outer"]))
+
+    def decode_factors(
+        self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], shape: tuple[int, int]
+    ) -> DeltaFactors:
+        """See `FactoredCodec`."""
+        found = self.integers(parameters, chunks, shape)
+        if found is None:
+            return DeltaFactors(*(np.zeros((size, 0), np.float32) for size in shape))
+        # Shared out between both, so that neither leaves the range of fp32 where their product does not.
+        scales = np.sqrt(found.inner * abs(found.outer))
+        with np.errstate(over="ignore"):
+            return DeltaFactors(
+                (found.left * (np.sign(found.outer) * scales)).astype(np.float32),
+                (found.right * scales).astype(np.float32),
+            )
 
     def predicted(self, analysis: Analysis, step: float) -> Cost:
         """What an analysed matrix will cost at `step`, were its singular vectors Gaussian."""

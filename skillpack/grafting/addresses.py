@@ -29,12 +29,14 @@ class Grafted(NamedTuple):
         digest: of its content; its identity.
         weight: factor of its delta.
         label: the version as it was addressed, ``math@3``.
+        nbytes: memory that it takes in overlay mode, in bytes; 0 in merged mode.
     """
 
     name: str
     digest: str
     weight: float
     label: str
+    nbytes: int = 0
 
 
 def parse_address(text: str) -> tuple[str, float]:

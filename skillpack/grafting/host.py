@@ -105,6 +105,9 @@ class Host:
         )
         self._settings = Settings(inner, self._base.companions.get("generation_config.json"))
         self._told: set[str] = set()
+        from skillpack.grafting.overlay.generating import wrap_generate
+
+        wrap_generate(inner, self.rows if mode == "overlay" else None)
         if mode == "overlay":
             from skillpack.grafting.overlaid import Overlaid
 
@@ -120,7 +123,12 @@ class Host:
     @property
     def resident(self) -> tuple[Grafted, ...]:
         """The skills that are loaded, whether applied or not; in merged mode those that are installed."""
-        return tuple(grafted(active) for active in getattr(self._engine, "resident", self._engine.active))
+        if self.mode == "merged":
+            return self.installed
+        return tuple(
+            grafted(active)._replace(nbytes=self._engine.nbytes(active.skill.digest))
+            for active in self._engine.resident
+        )
 
     def graft(self, *addresses: str) -> None:
         """Put skills on the model, beside those that are on it; another version or weight of one replaces it.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skillpack.errors import ModifiedModelError, NotFoundError, UsageError, WrongBaseError, listing
 from skillpack.grafting.base import LiveBase
+from skillpack.grafting.overlay.engine import Overlay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,8 +30,7 @@ class Overlaid:
     def __init__(self, model: torch.nn.Module, places: Mapping[str, Place], base: LiveBase) -> None:
         self._places = places
         self._base = base
-        engine: Any = import_module("skillpack.grafting.overlay.engine")
-        self._overlay = engine.Overlay(model, places)
+        self._overlay = Overlay(model, places, base)
         self._resident: dict[str, Active] = {}
         self.active: tuple[Active, ...] = ()
 
@@ -39,6 +38,10 @@ class Overlaid:
     def resident(self) -> tuple[Active, ...]:
         """The skills that are loaded, sorted by name."""
         return tuple(sorted(self._resident.values(), key=lambda each: each.skill.name))
+
+    def nbytes(self, digest: str) -> int:
+        """Memory in bytes that a skill which is loaded takes."""
+        return self._overlay.nbytes(digest)
 
     def plan(self, active: Iterable[Active]) -> tuple[Active, ...]:
         """Check that skills were packed from this base."""

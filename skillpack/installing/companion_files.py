@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from skillpack.companions import apply, combine
 from skillpack.summing import refuse_scaling
@@ -12,13 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skillpack.installing.claims import Active
-    from skillpack.installing.model_folder import Base
 
 _SETTINGS = {"config.json", "generation_config.json"}
 """Settings hold at any weight; a vocabulary or a template is part of what cannot be scaled."""
 
 
-def changed_files(base: Base, skills: Sequence[Active]) -> dict[str, bytes]:
+class BaseFiles(Protocol):
+    """Where the base's files are."""
+
+    def read(self, path: str) -> bytes | None:
+        """Content of a file by its relative path; None if there is none."""
+
+
+def changed_files(base: BaseFiles, skills: Sequence[Active]) -> dict[str, bytes]:
     """Relative path -> content of the files that skills change.
 
     Raises:

@@ -69,14 +69,14 @@ def known_product(skill: Skill, entry: TensorEntry, shape: tuple[int, int]) -> P
     """
     if entry.main is None or entry.common_rows is not None:
         return None
-    layout = Layout(entry.dtype, entry.shape)
     if entry.main.codec == AdapterFactors.name:
+        layout = Layout(entry.dtype, entry.shape)
         factors = AdapterFactors().read(entry.main.parameters, skill.main_chunks(entry), layout)
         left, right = factors.matrices()
         return Product(left, right, 0.0, factors) if (left.shape[0], right.shape[1]) == shape else None
     if entry.main.codec != LowRank.name or matrix_shape(entry.shape) != shape:
         return None
-    found = LowRank().integers(entry.main.parameters, skill.main_chunks(entry), layout)
+    found = LowRank().integers(entry.main.parameters, skill.main_chunks(entry), shape)
     if found is None:
         return Product(np.zeros((shape[0], 0)), np.zeros((0, shape[1])))
     # A power of two on the right leaves its integers as they are in any floating-point dtype that holds them.

@@ -220,7 +220,7 @@ def is_converted(model: Any) -> bool:
 def _loaded(model_class: Any, config: Any, folder: Path) -> Any:
     """The model as transformers itself loads it, in fp32."""
     try:
-        with _quiet():
+        with quiet():
             model, found = model_class.from_pretrained(
                 folder,
                 config=config,
@@ -246,7 +246,7 @@ def _may_be_missing(model: Any, name: str) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the bars and the reports that transformers prints; what matters in them is raised."""
     from transformers.utils import logging as library
 

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import json
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ def test_the_commands():
         *["gc", "fsck", "stats"],
         *["remote add", "remote list", "remote remove", "remote set-url"],
         *["push", "pull", "fetch", "clone", "ls-remote"],
+        "serve",
         *["sign", "signatures", "key new", "key list", "key show"],
         *["policy show", "policy set", "policy trust", "policy untrust"],
     ]
@@ -112,12 +114,13 @@ def paths(document, prefix=""):
 
 
 @pytest.mark.usefixtures("library")
-def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json):
+def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, process):  # noqa: PLR0917
     (tmp_path / "data.txt").write_text("Some are useful.\n")
     of_tiny = ("--base", llama.base, "--tuned", llama.tuned, "--store", llama.store)
     onto = ("--onto", llama.tuned, "--from", llama.base, "--data", tmp_path / "chats.jsonl")
     (tmp_path / "chats.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"text": "Some are useful."}\n')
     printed = {
+        "serve": served(process, llama),
         "pack": run_json("pack", models.base, models.math),
         "install": run_json("install", "math", model),
         "status": run_json("status", model),
@@ -176,6 +179,18 @@ def history(run_json, model, tmp_path):
         "lock": run_json("lock", "code", "-o", tmp_path / "skills.lock"),
         "sync": run_json("sync", model, "--lock", tmp_path / "skills.lock"),
     }
+
+
+def served(process, llama):
+    """What a server prints when it answers."""
+    server = process("serve", llama.base, "--skills", "tiny", "--store", llama.store, "--port", "0", "--json")
+    lines = []
+    while not lines or lines[-1] != "}\n":
+        lines.append(server.stdout.readline())
+        assert lines[-1], server.stderr.read()
+    server.terminate()
+    assert server.wait(20) == 0
+    return json.loads("".join(lines))
 
 
 def log_of(*documents):

@@ -357,3 +357,28 @@ def test_shortened_and_lengthened_streams_are_noticed():
         assert (back != expected).any()
     with pytest.raises(StopIteration):
         decoded(LOWRANK, (parameters, [], tables), ("F32", (30, 20)))
+
+
+def factors_of(codec, parts, shape):
+    parameters, chunks, tables = parts
+    return codec.decode_factors(parameters, iter([ChunkReader(chunk, tables) for chunk in chunks]), shape)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (30, 1), (1, 30), (300, 200)])
+@pytest.mark.parametrize("codec", [LOWRANK, LowRank(dead_zone=0.6)], ids=["dithered", "dead zone"])
+@pytest.mark.parametrize("step", [1e-4, 3e-2])
+def test_factors_multiply_to_the_decoded_delta(shape, codec, step):
+    delta = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    analysis = codec.analyse(delta, step)
+    encoding = coded(codec.encode(analysis, step, SEED))
+    expected = decoded(codec, encoding, ("F32", shape))
+    left, right = factors_of(codec, encoding, shape)
+    assert left.dtype == right.dtype == np.float32
+    terms = np.abs(left).astype(np.float64) @ np.abs(right).T.astype(np.float64)
+    assert (np.abs(left.astype(np.float64) @ right.T.astype(np.float64) - expected) <= 2.0**-22 * terms).all()
+
+
+def test_a_delta_of_nothing_has_no_factors():
+    encoding = coded(LOWRANK.encode(LOWRANK.analyse(np.zeros((5, 7), np.float32), 1e-3), 1e-3, SEED))
+    factors = factors_of(LOWRANK, encoding, (5, 7))
+    assert (factors.left.shape, factors.right.shape, factors.rank) == ((5, 0), (7, 0), 0)

@@ -1,0 +1,226 @@
+"""What a skill adds to the output of a module: its delta of the module's weight, applied without forming the weight.
+
+All of it is fp32, and so is the arithmetic: inputs are widened, and the sum is cast once to the dtype of the output.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from skillpack.codecs.protocol import DeltaFactors
+    from skillpack.tensors import Floats
+
+_FEW_ROWS: Final = 4
+"""Rows are kept alone if at most one in so many is not zero."""
+_FEW_ENTRIES: Final = 20
+"""The same for entries: a sparse product takes about as much longer for each."""
+
+
+class Use(Enum):
+    """How a module uses its matrix."""
+
+    LINEAR = "x @ W.T"
+    TRANSPOSED = "x @ W"
+    LOOKUP = "W[x]"
+
+
+class Part:
+    """A delta of a matrix.
+
+    Attributes:
+        anchor: name of an attribute that is one of its tensors.
+    """
+
+    anchor = "values"
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What is kept, by attribute."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        return sum(_nbytes(value) for value in self.tensors().values())
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device."""
+        for name, value in self.tensors().items():
+            setattr(self, name, value.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        where: torch.device = getattr(self, self.anchor).device
+        return where
+
+    def apply(self, use: Use, x: torch.Tensor) -> torch.Tensor:
+        """What the delta makes of an input.
+
+        Args:
+            use: how the module uses the matrix.
+            x: fp32 of shape (tokens, inputs), or for lookups int64 of shape (tokens,).
+
+        Returns:
+            fp32 of shape (tokens, outputs).
+        """
+        raise NotImplementedError
+
+    def add_to(self, y: torch.Tensor, use: Use, x: torch.Tensor, weight: float) -> None:
+        """Add that to an output, in place.
+
+        Args:
+            y: of shape (tokens, outputs); may be a view.
+            use: see `apply`.
+            x: see `apply`.
+            weight: factor.
+        """
+        y.add_(self.apply(use, x), alpha=weight)
+
+
+class Factors(Part):
+    """A product of two thin matrices.
+
+    Attributes:
+        near: fp32 of shape (columns, rank).
+        far: fp32 of shape (rank, rows), in this order since products of few tokens take a third of the time so.
+    """
+
+    anchor = "near"
+
+    def __init__(self, factors: DeltaFactors) -> None:
+        self.near = torch.from_numpy(factors.right)
+        self.far = torch.from_numpy(factors.left.T.copy())
+
+    @property
+    def rank(self) -> int:
+        """Of the product."""
+        return self.near.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the matrix."""
+        return self.far.shape[1], self.near.shape[0]
+
+    def sides(self, use: Use) -> tuple[torch.Tensor, torch.Tensor]:
+        """What an input meets first, of shape (inputs, rank), and then, of shape (rank, outputs); views."""
+        if use is Use.LINEAR:
+            return self.near, self.far
+        return self.far.T, self.near.T
+
+    def apply(self, use: Use, x: torch.Tensor) -> torch.Tensor:
+        """See `Part`."""
+        first, second = self.sides(use)
+        return self._reduced(use, first, x) @ second
+
+    def add_to(self, y: torch.Tensor, use: Use, x: torch.Tensor, weight: float) -> None:
+        """See `Part`; fp32 outputs are added to within the second product."""
+        if y.dtype != torch.float32:
+            super().add_to(y, use, x, weight)
+            return
+        first, second = self.sides(use)
+        y.addmm_(self._reduced(use, first, x), second, alpha=weight)
+
+    @staticmethod
+    def _reduced(use: Use, first: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.embedding(x, first) if use is Use.LOOKUP else x @ first
+
+
+class Dense(Part):
+    """A whole matrix.
+
+    Attributes:
+        values: fp32 of the weight's shape.
+    """
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def apply(self, use: Use, x: torch.Tensor) -> torch.Tensor:
+        """See `Part`."""
+        if use is Use.LOOKUP:
+            return torch.nn.functional.embedding(x, self.values)
+        return x @ (self.values.T if use is Use.LINEAR else self.values)
+
+
+class Rows(Part):
+    """Some rows of a matrix, of which the others are zero.
+
+    Attributes:
+        places: int64 of shape (rows,), ascending.
+        values: fp32 of shape (rows + 1, columns); the last row is zero.
+        slots: int64 of shape (all rows,): where in `values` each row is.
+    """
+
+    def __init__(self, values: torch.Tensor, places: torch.Tensor) -> None:
+        self.places = places
+        self.values = torch.cat([values[places], values.new_zeros(1, values.shape[1])])
+        self.slots = torch.full((values.shape[0],), len(places))
+        self.slots[places] = torch.arange(len(places))
+
+    def apply(self, use: Use, x: torch.Tensor) -> torch.Tensor:
+        """See `Part`."""
+        if use is Use.LOOKUP:
+            return torch.nn.functional.embedding(self.slots[x], self.values)
+        if use is Use.TRANSPOSED:
+            return x[:, self.places] @ self.values[:-1]
+        return (x @ self.values.T)[:, self.slots]
+
+
+class Entries(Part):
+    """Some entries of a matrix, of which the others are zero.
+
+    Attributes:
+        values: sparse fp32 of the shape of the weight, or for `Use.TRANSPOSED` of its transpose.
+    """
+
+    def __init__(self, values: torch.Tensor, use: Use) -> None:
+        self.values = (values.T if use is Use.TRANSPOSED else values).to_sparse().coalesce()
+
+    def apply(self, use: Use, x: torch.Tensor) -> torch.Tensor:
+        """See `Part`."""
+        del use
+        return torch.sparse.mm(self.values, x.T).T
+
+
+def part_of(delta: Floats, use: Use) -> Part:
+    """The form that takes least work for a delta.
+
+    Args:
+        delta: fp32 of the shape of the weight.
+        use: how it will be used.
+    """
+    values = torch.from_numpy(delta)
+    places = values.any(dim=1).nonzero()[:, 0]
+    if _FEW_ROWS * len(places) <= values.shape[0]:
+        return Rows(values, places)
+    if use is not Use.LOOKUP and _FEW_ENTRIES * int(values.count_nonzero()) <= values.numel():
+        return Entries(values, use)
+    return Dense(values)
+
+
+def with_added(y: torch.Tensor, x: torch.Tensor, use: Use, add: Callable[[torch.Tensor, torch.Tensor], None]) -> Any:
+    """An output with something added to it, in its dtype.
+
+    Args:
+        y: what the base made of `x`; written to unless autograd may need it.
+        x: the input, of any number of dimensions.
+        use: how the module uses its matrix.
+        add: adds to its first argument, of shape (tokens, outputs), what belongs to its second, of shape
+            (tokens, inputs) or for lookups (tokens,).
+    """
+    out = y.clone() if y.requires_grad or not y.is_contiguous() else y
+    flat = x.reshape(-1) if use is Use.LOOKUP else x.reshape(-1, x.shape[-1]).float()
+    add(out.view(-1, out.shape[-1]), flat)
+    return out
+
+
+def _nbytes(value: torch.Tensor) -> int:
+    if value.is_sparse:
+        return value.indices().nbytes + value.values().nbytes
+    return value.nbytes

@@ -1,0 +1,256 @@
+"""Mixed batches: each row of a batch has its own choice of skills, in one forward pass.
+
+The first dimension of whatever a layer is given is that of the batch, as it is or repeated row by row (beams, several
+answers to a prompt) or flattened with the tokens of a row side by side: of n, the i-th belongs to row i * rows // n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from skillpack.errors import UsageError
+from skillpack.grafting.overlay.layer import Uniform, first_input
+from skillpack.grafting.overlay.parts import Factors, Use, with_added
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skillpack.grafting.overlay.layer import Layer
+
+Choice = tuple[tuple[str, float], ...]
+"""Digest and weight of each skill; empty for the base alone."""
+
+_FEW_TOKENS: Final = 64
+"""Up to so many tokens all of them go through the factors of all skills, with what is not theirs masked."""
+
+
+class Spread:
+    """Which rows have which choice.
+
+    Attributes:
+        choices: the distinct choices.
+        rows: how many rows were given.
+        size: rows of the batch that is running, repeats included, once known; for what all rows share.
+    """
+
+    def __init__(self, choices: Sequence[Choice]) -> None:
+        self.choices = tuple(dict.fromkeys(choices))
+        self.rows = len(choices)
+        self.size = self.rows
+        self._of_row = torch.tensor([self.choices.index(choice) for choice in choices])
+        self._known: dict[tuple[int, torch.device], list[slice | torch.Tensor]] = {}
+
+    def of(self, count: int, device: torch.device) -> list[slice | torch.Tensor]:
+        """Where the rows of each choice are along a dimension of this length.
+
+        Raises:
+            UsageError: it is no multiple of the rows.
+        """
+        key = count, device
+        if key not in self._known:
+            if count % self.rows:
+                raise UsageError(
+                    f"Skills were named for {self.rows} rows, and the batch has {count}",
+                    hint="Name skills or None for each row.",
+                )
+            belongs = self.expanded(count)
+            if len(self._known) > _FEW_TOKENS:
+                self._known.clear()
+            self._known[key] = [
+                _as_slice((belongs == choice).nonzero()[:, 0], device) for choice in range(len(self.choices))
+            ]
+        return self._known[key]
+
+    def expanded(self, count: int) -> torch.Tensor:
+        """Number of the choice of each row; int64 of shape (count,)."""
+        return self._of_row.repeat_interleave(count // self.rows)
+
+
+@dataclass(eq=False)
+class RowWise:
+    """What a layer does for a mixed batch.
+
+    Attributes:
+        spread: which rows have which choice.
+        choices: what each choice makes of the layer; None where it leaves it alone.
+        stacked: the module takes weights with a row for each row of the batch.
+    """
+
+    spread: Spread
+    choices: list[Uniform | None]
+    stacked: bool = False
+    _cached: dict[Any, Any] = field(default_factory=dict)
+
+    # A compiled model leaves its graph for this: which rows go where is no part of one.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def run(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See `Action`."""
+        x = first_input(args, kwargs)
+        if x.shape[0] == 1 < self.spread.size and layer.use is Use.LOOKUP:
+            # Positions are looked up once for all rows.
+            x = x.expand(self.spread.size, *x.shape[1:])
+            args, kwargs = (x, *args[1:]), kwargs if args else {}
+        if layer.use is Use.LOOKUP:
+            self.spread.size = x.shape[0]
+        if any(choice is not None and choice.blends for choice in self.choices):
+            if self.stacked:
+                return layer.with_weights(self._stack(layer, x), args, kwargs)
+            return self._apart(layer, x.shape[0], args, kwargs)
+        return self._added(layer, x, layer.base(*args, **kwargs))
+
+    def _added(self, layer: Layer, x: torch.Tensor, y: torch.Tensor) -> Any:
+        use = layer.use
+        tokens = x.numel() if use is Use.LOOKUP else x.numel() // max(1, x.shape[-1])
+        if use is not Use.LOOKUP and tokens <= _FEW_TOKENS and self._maskable():
+            return with_added(y, x, use, lambda out, flat: self._masked(layer, x, out, flat))  # type: ignore[arg-type]
+        places = self.spread.of(x.shape[0], x.device)
+        each = tokens // x.shape[0]
+
+        def add(out: torch.Tensor, flat: torch.Tensor) -> None:
+            for place, choice in zip(places, self.choices, strict=True):
+                if choice is not None:
+                    _add_to_rows(layer, choice, place, out, flat, each=each)
+
+        return with_added(y, x, use, add)  # type: ignore[arg-type]
+
+    def _maskable(self) -> bool:
+        if "maskable" not in self._cached:
+            parts = self._parts()
+            factors = [part for part in parts if isinstance(part, Factors)]
+            rank = sum(part.rank for part in factors)
+            narrow = all(rank <= min(part.shape) for part in factors)
+            self._cached["maskable"] = narrow and len(factors) == len(parts)
+        found: bool = self._cached["maskable"]
+        return found
+
+    def _masked(self, layer: Layer, x: torch.Tensor, out: torch.Tensor, flat: torch.Tensor) -> None:
+        """All rows through the factors of all skills at once: for few tokens the number of calls is what counts."""
+        first, second = layer.side_by_side(self._parts(), x.device)
+        key = "mask", x.shape[0], x.device
+        if key not in self._cached:
+            with torch.inference_mode(False):
+                self._cached[key] = self._mask()[self.spread.expanded(x.shape[0])].to(x.device)
+        reduced = (flat @ first).view(x.shape[0], -1, first.shape[1])
+        reduced *= self._cached[key][:, None]
+        reduced = reduced.view(flat.shape[0], -1)
+        if out.dtype == torch.float32:
+            out.addmm_(reduced, second)
+        else:
+            out += reduced @ second
+
+    def _parts(self) -> list[Any]:
+        """The parts of all choices, in one order whatever that of the rows."""
+        parts = {id(part): part for choice in self.choices if choice is not None for part, _ in choice.added}
+        return [parts[key] for key in sorted(parts)]
+
+    def _mask(self) -> torch.Tensor:
+        """The weight of each column of the factors next to one another, for each choice; fp32."""
+        added = [{} if choice is None else dict(choice.added) for choice in self.choices]
+        columns = [(part.rank, torch.tensor([of.get(part, 0.0) for of in added])) for part in self._parts()]
+        return torch.cat([column[:, None].expand(-1, rank) for rank, column in columns], 1)
+
+    def _stack(self, layer: Layer, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        names = sorted({name for choice in self.choices if choice is not None for name in choice.blends})
+        key = "stack", x.shape[0], x.ndim, x.device, x.dtype
+        if key not in self._cached:
+            self.spread.of(x.shape[0], x.device)
+            with torch.inference_mode(False), torch.no_grad():
+                belongs = self.spread.expanded(x.shape[0]).to(x.device)
+                shape = x.shape[0], *[1] * (x.ndim - 2), -1
+                self._cached[key] = {name: self._variants(layer, name)[belongs].view(shape) for name in names}
+        found: dict[str, torch.Tensor] = self._cached[key]
+        return found
+
+    def _variants(self, layer: Layer, name: str) -> torch.Tensor:
+        live = layer.live(name)
+        return torch.stack(
+            [
+                choice.blends[name].get(live) if choice is not None and name in choice.blends else live.detach()
+                for choice in self.choices
+            ]
+        )
+
+    def _apart(self, layer: Layer, count: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The forward pass of the module for the rows of each choice, put together again."""
+        places = self.spread.of(count, first_input(args, kwargs).device)
+        outputs = []
+        for place, choice in zip(places, self.choices, strict=True):
+            part_args = tuple(_taken(value, place, count) for value in args)
+            part_kwargs = {name: _taken(value, place, count) for name, value in kwargs.items()}
+            action = choice or Uniform()
+            outputs.append(action.run(layer, part_args, part_kwargs))
+        return _together(outputs, places, count, layer)
+
+
+def takes_stacks(layer: Layer, names: Sequence[str]) -> bool:
+    """Whether a module multiplies or adds vectors entry by entry, so that each row can have its own: tried out.
+
+    Args:
+        layer: of the module.
+        names: of its tensors that differ by row.
+    """
+    vectors = [layer.live(name) for name in names]
+    if layer.use is not None or any(vector.ndim != 1 or not vector.is_floating_point() for vector in vectors):
+        return False
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(vectors[0].device, vectors[0].dtype)
+
+    x = random(2, 3, vectors[0].shape[0])
+    variants = {name: random(2, vector.shape[0]) for name, vector in zip(names, vectors, strict=True)}
+    try:
+        with torch.no_grad():
+            found = layer.with_weights({name: rows[:, None] for name, rows in variants.items()}, (x,), {})
+            one_by_one = [
+                layer.with_weights({name: rows[row] for name, rows in variants.items()}, (x[row : row + 1],), {})
+                for row in range(2)
+            ]
+        return isinstance(found, torch.Tensor) and torch.equal(found, torch.cat(one_by_one))
+    except (RuntimeError, TypeError, ValueError):
+        return False
+
+
+def _add_to_rows(
+    layer: Layer, choice: Uniform, place: slice | torch.Tensor, out: torch.Tensor, flat: torch.Tensor, *, each: int
+) -> None:
+    """Add what a choice adds to its rows, of `each` tokens."""
+    if isinstance(place, slice):
+        tokens = slice(place.start * each, place.stop * each)
+        choice.add(layer, out[tokens], flat[tokens])
+        return
+    inside = (place[:, None] * each + torch.arange(each, device=place.device)).reshape(-1)
+    some = out[inside].float()
+    choice.add(layer, some, flat[inside])
+    out[inside] = some.to(out.dtype)
+
+
+def _as_slice(places: torch.Tensor, device: torch.device) -> slice | torch.Tensor:
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == len(places) else places.to(device)
+
+
+def _taken(value: Any, place: slice | torch.Tensor, count: int) -> Any:
+    if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == count:
+        return value[place]
+    return value
+
+
+def _together(outputs: list[Any], places: list[slice | torch.Tensor], count: int, layer: Layer) -> Any:
+    first = outputs[0]
+    if isinstance(first, tuple):
+        return tuple(_together(list(each), places, count, layer) for each in zip(*outputs, strict=True))
+    if not isinstance(first, torch.Tensor):
+        raise UsageError(
+            f"{layer.path} gives no tensor, so that skills cannot differ by row there", hint="Run one skill at a time."
+        )
+    whole = first.new_empty((count, *first.shape[1:]))
+    if torch.is_grad_enabled() and any(output.requires_grad for output in outputs):
+        order = torch.cat([torch.arange(count, device=first.device)[place] for place in places])
+        return torch.cat(outputs)[order.argsort()]
+    for place, output in zip(places, outputs, strict=True):
+        whole[place] = output
+    return whole
