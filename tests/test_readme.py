@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+import skillpack
 from skillpack.safetensors_file import write_safetensors
 from skillpack.tensors import Tensor
+from tests.live import models
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -26,17 +28,42 @@ def test_tour(tmp_path):
     shutil.copytree(tmp_path / "base", tmp_path / "model")
     for program, *arguments in commands:
         assert program == "skillpack"
-        done = subprocess.run(
-            [sys.executable, "-m", "skillpack.cli", *arguments],
-            cwd=tmp_path,
-            env={"SKILLPACK_HOME": str(tmp_path / "home"), "PATH": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+        run(arguments, tmp_path)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     assert kept == {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()}
+
+
+def test_live_models(tmp_path, monkeypatch):
+    found = re.search(r"<!-- live -->\n```python\n(.*?)```\n\n```bash\n(.*?)```", README.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SKILLPACK_HOME", str(tmp_path / "home"))
+    texts = [f"{word} and {word}" for word in ("one", "two", "three", "four")]
+    models.llama(tmp_path / "base")
+    for name in ("math", "code", "newer-base"):
+        models.trained("base", tmp_path / name, texts, steps=2 + len(name))
+    skillpack.pack("base", "math", "math", exact=True)
+    skillpack.pack("base", "code", "code", size=100_000)
+    known = {"skillpack": skillpack}
+    exec(found.group(1), known)
+    assert known["host"].installed == ()
+    known["host"].verify()
+    for line in found.group(2).splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "skillpack"
+        if arguments[0] != "serve":
+            run(arguments, tmp_path)
+
+
+def run(arguments, folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "skillpack.cli", *arguments],
+        cwd=folder,
+        env={"SKILLPACK_HOME": str(folder / "home"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{arguments}: {done.stderr}"
 
 
 def write_model(folder, change):

@@ -53,7 +53,7 @@ def kl(learned, name, store):
 
 def test_a_refined_skill_is_closer_on_other_texts(learned, pack, tmp_path, room):
     plain = skillpack.pack(*learned[:2], "plain", quality=0.95, store=tmp_path / "store")
-    refined = pack(quality=0.95, refine=20)
+    refined = pack(quality=0.95, refine=6)
     assert refined.size < 1.1 * plain.size
     assert kl(learned, "refined", tmp_path / "store") < 0.8 * kl(learned, "plain", tmp_path / "store")
     assert list(room.iterdir()) == []
@@ -66,7 +66,7 @@ def test_a_size_is_kept(pack):
 
 def test_a_refined_skill_within_a_divergence_is_smaller(learned, pack):
     plain = pack("plain", max_kl=0.01, refine=0, dry_run=True)
-    refined = pack(max_kl=0.01, refine=20, dry_run=True)
+    refined = pack(max_kl=0.01, refine=6, dry_run=True)
     assert refined.measured.upper <= 0.01
     assert refined.size < plain.size
 
