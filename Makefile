@@ -17,11 +17,12 @@ demo: $(VENV)/.demo ## teach a real model something, shrink the fine-tune, insta
 	$(BIN)/python examples/demo.py
 
 test: lint ## style, types and all tests, those on real models included
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not real_model" --basetemp $(TMP)/skillpack-tests-$$$$
-	$(BIN)/python -m pytest -m real_model tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not real_model" --basetemp $(TMP)/skillpack-tests-$$$$
+	PYTHONPATH=examples $(BIN)/python -m recipes.shared
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m real_model tests
 
 test-fast: lint ## the same without the tests on real models
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not real_model" --basetemp $(TMP)/skillpack-tests-$$$$
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not real_model" --basetemp $(TMP)/skillpack-tests-$$$$
 
 lint: $(VENV)/.test ## style and strict types
 	$(BIN)/ruff check .

@@ -115,7 +115,8 @@ def churn(http, done):
 
 
 def test_mixed_skills_under_load_while_skills_come_and_go(smol):
-    kinds, counted = under_load(smol, requests=24, questions=3, most=8, clients=6)
+    requests = 16
+    kinds, counted = under_load(smol, requests=requests, questions=2, most=8, clients=6)
     assert kinds[-1] == 0
-    assert kinds[1] >= 22
+    assert kinds[1] >= 0.9 * requests
     assert counted["step_rows_sum"] > 2 * counted["step_rows_count"]
