@@ -134,9 +134,8 @@ class Skill:
         if not isinstance(codec, FactoredCodec):
             return None
         rows, columns = entry.shape
-        chunks = self._chunks(block_of(entry.name), self._places[entry.name], part.sizes)
         with self._blamed(entry):
-            return codec.decode_factors(part.parameters, chunks, (rows, columns))
+            return codec.decode_factors(part.parameters, self.main_chunks(entry), (rows, columns))
 
     def main_chunks(self, entry: TensorEntry) -> Iterator[ChunkReader]:
         """The coded chunks of an entry's part `main`, for who wants more than the sum that `decode` gives."""

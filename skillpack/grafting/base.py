@@ -180,16 +180,3 @@ class _Candidates:
     """As much of a checkpoint as `check_base` looks at."""
 
     tensors: Mapping[str, TensorInfo]
-
-
-def check_live_base(places: Mapping[str, Place], skill: Skill) -> None:
-    """Check that a skill was packed from the base that a live model holds untouched.
-
-    Args:
-        places: of the live model, see `skillpack.grafting.places.find_places`.
-        skill: the opened skill.
-
-    Raises:
-        WrongBaseError: names every tensor that is missing, has another shape or differs.
-    """
-    LiveBase(places).check(skill)

@@ -30,8 +30,14 @@ _NARROW_FIRST: Final = ("BF16", "F16", "F32", "F64")
 
 
 def stored(values: torch.Tensor) -> Tensor:
-    """Live values as a checkpoint of their dtype would store them; a view where they lie on the CPU in order."""
+    """Live values as a checkpoint of their dtype would store them; a view where they lie on the CPU in order.
+
+    Raises:
+        TypeError: a checkpoint has no such dtype.
+    """
     flat = values.detach().cpu().contiguous().reshape(-1)
+    if values.dtype not in DTYPES:
+        return Tensor.of(flat.numpy().reshape(tuple(values.shape)))
     return Tensor(DTYPES[values.dtype], tuple(values.shape), flat.view(torch.uint8).numpy())
 
 

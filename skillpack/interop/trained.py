@@ -13,6 +13,7 @@ from skillpack.checkpoint import TensorInfo, read_json
 from skillpack.companions import find_companions
 from skillpack.delta import Renaming, find_renaming
 from skillpack.errors import UnsupportedCheckpointError, WrongBaseError, listing
+from skillpack.grafting.live_tensors import stored
 from skillpack.skill import first_rows
 from skillpack.tensors import DTYPE_BYTES, FLOAT_DTYPES, Tensor
 
@@ -43,7 +44,7 @@ class TrainedCheckpoint:
 
     def read(self, name: str) -> Tensor:
         """A copy of the weight as it is now, cast once to the base's dtype."""
-        tensor, dtype = of_torch(self._live[name]), self.tensors[name].dtype
+        tensor, dtype = stored(self._live[name]), self.tensors[name].dtype
         return tensor if tensor.dtype == dtype else Tensor.from_float32(tensor.float32(), dtype)
 
     def update(self, name: str) -> Floats | None:  # noqa: ARG002
@@ -57,18 +58,6 @@ class TrainedCheckpoint:
     def inherits(self, name: str) -> str | None:  # noqa: ARG002
         """None: any weight may have learned."""
         return None
-
-
-def of_torch(values: torch.Tensor) -> Tensor:
-    """The values of a torch tensor, wherever it is; a view where it can be."""
-    import torch
-
-    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    values = values.detach().cpu().contiguous()
-    if values.dtype not in names:
-        return Tensor.of(values.numpy())
-    data = values.reshape(-1).view(torch.uint8).numpy()
-    return Tensor(names[values.dtype], tuple(values.shape), data)
 
 
 def live_tensors(model: torch.nn.Module, base: Checkpoint) -> dict[str, torch.Tensor]:
@@ -157,16 +146,16 @@ def check_live_base(model: torch.nn.Module, base: Checkpoint) -> list[str]:
     return [pairs[name] for name in quantised]
 
 
-def _same(stored: Tensor, live: torch.Tensor) -> bool:
-    found = of_torch(live)
-    rows = min(stored.shape[:1] + found.shape[:1], default=0)
-    if stored.shape[1:] != found.shape[1:] or len(stored.shape) != len(found.shape):
+def _same(saved: Tensor, live: torch.Tensor) -> bool:
+    found = stored(live)
+    rows = min(saved.shape[:1] + found.shape[:1], default=0)
+    if saved.shape[1:] != found.shape[1:] or len(saved.shape) != len(found.shape):
         return False
-    if stored.shape != found.shape:
-        stored, found = (first_rows(tensor, (rows, *stored.shape[1:])) for tensor in (stored, found))
-    if stored.dtype != found.dtype and {stored.dtype, found.dtype} <= FLOAT_DTYPES:
-        stored = Tensor.from_float32(stored.float32(), found.dtype)
-    return stored.dtype == found.dtype and np.array_equal(stored.data, found.data)
+    if saved.shape != found.shape:
+        saved, found = (first_rows(tensor, (rows, *saved.shape[1:])) for tensor in (saved, found))
+    if saved.dtype != found.dtype and {saved.dtype, found.dtype} <= FLOAT_DTYPES:
+        saved = Tensor.from_float32(saved.float32(), found.dtype)
+    return saved.dtype == found.dtype and np.array_equal(saved.data, found.data)
 
 
 def _bare(name: str) -> str:
@@ -176,7 +165,7 @@ def _bare(name: str) -> str:
 
 
 def _info(name: str, tensor: torch.Tensor, dtype: str, file: Path) -> TensorInfo:
-    own = of_torch(tensor[:0] if tensor.dim() else tensor).dtype
+    own = stored(tensor[:0] if tensor.dim() else tensor).dtype
     dtype = dtype if {own, dtype} <= FLOAT_DTYPES else own
     shape = tuple(tensor.shape)
     return TensorInfo(name, dtype, shape, file, math.prod(shape) * DTYPE_BYTES[dtype])
