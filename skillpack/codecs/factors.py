@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from skillpack.codecs.products import thin_product
-from skillpack.codecs.protocol import Encoding, Layout
+from skillpack.codecs.protocol import DeltaFactors, Encoding, Layout
 from skillpack.codecs.raw import Raw
 from skillpack.errors import DamagedSkillError
 
@@ -102,6 +102,13 @@ class AdapterFactors:
         del reference
         left, right = self.read(parameters, chunks, layout).matrices()
         return thin_product(left, right).reshape(layout.shape)
+
+    def decode_factors(
+        self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], shape: tuple[int, int]
+    ) -> DeltaFactors:
+        """See `FactoredCodec`."""
+        left, right = self.read(parameters, chunks, Layout("F32", shape)).matrices()
+        return DeltaFactors(left.astype(np.float32), np.ascontiguousarray(right.T, np.float32))
 
     def read(self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout) -> LoraFactors:
         """The factors as they were written down; raises as `decode` does."""

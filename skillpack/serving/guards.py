@@ -127,7 +127,10 @@ class Guard:
         try:
             return await asyncio.wait_for(self._receive(receive), self._limits.seconds)
         except asyncio.TimeoutError:
-            raise RequestError(408, "The body did not come in time", code="timeout") from None
+            # What is left of the body may still come, so the connection can serve nothing more.
+            raise RequestError(
+                408, "The body did not come in time", code="timeout", headers={"Connection": "close"}
+            ) from None
 
     async def _receive(self, receive: Receive) -> bytes:
         body = bytearray()

@@ -229,7 +229,11 @@ class _Opened:
             started=int(time.time()),
         )
         trusting = settings.api_key is None and _is_loopback(settings.host)
-        limits = Limits(body=settings.max_body, hosts=LOOPBACK if trusting else frozenset())
+        limits = Limits(
+            body=settings.max_body,
+            seconds=min(Limits.seconds, settings.timeout),
+            hosts=LOOPBACK if trusting else frozenset(),
+        )
         return application(service, settings.api_key, limits)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import skillpack
 from skillpack.checkpoint import open_checkpoint, open_tuned
 from skillpack.errors import UnsupportedCheckpointError, UsageError
-from tests.interop.conftest import adapter, gpt2
+from tests.interop.conftest import adapter, gpt2, opened, outputs, with_adapter
 from tests.live.models import llama
 
 QV = ["q_proj", "v_proj"]
@@ -144,6 +144,23 @@ def test_as_mergekit_extracts_them(library):
     assert_installs_as_merged(library, base, folder)
     export = library.export(base, strict=True)
     assert_same_factors(export.folder, folder)
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+def test_a_live_model_applies_the_factors_themselves(library, make):
+    base, turned = make(library.room / "base", dtype=torch.float32), make is gpt2
+    targets = ["c_attn"] if turned else QV
+    folder = adapter(base, library.room / "adapter", target_modules=targets, r=2, fan_in_fan_out=turned)
+    skillpack.import_adapter(folder, base, "math", store=library.store)
+    model = opened(base)
+    before = outputs(model)
+    host = skillpack.host(model, mode="overlay", store=library.store)
+    host.graft("math")
+    (resident,) = host.resident
+    assert resident.nbytes == sum(tensor.nbytes for tensor in load_file(folder / "adapter_model.safetensors").values())
+    expected = outputs(with_adapter(base, folder))
+    assert torch.allclose(outputs(model), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(before, expected, rtol=1e-2, atol=1e-2)
 
 
 def test_what_is_no_adapter_is_refused(library, tiny):

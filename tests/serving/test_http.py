@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import socket
 import ssl
 import threading
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+import skillpack
 from tests.serving.conftest import KEY, metric, running
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -172,6 +174,38 @@ def test_large_bodies(http, serving):
         pass
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def test_bodies_that_come_too_slowly(world):
+    with running(world.base, store=world.store, timeout=0.5) as serving:
+        connection = http_connection(urlsplit(serving.url))
+        connection.putrequest("POST", CHAT)
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b'{"model": ')
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("connection")) == (408, "close")
+        assert json.loads(answer.read())["error"]["code"] == "timeout"
+        connection.close()
+        # Nothing of it is left behind.
+        assert httpx.post(f"{serving.url}{CHAT}", json=GOOD, timeout=60).status_code in {200, 504}
+
+
+def test_a_skill_that_is_damaged_on_disk(world, tmp_path):
+    store = shutil.copytree(world.store, tmp_path / "store")
+    (digest,) = (each.digest for each in skillpack.list(store=store) if each.name == "code")
+    manifest = store / "blobs" / digest.replace(":", "/")
+    layer = max(json.loads(manifest.read_text())["layers"], key=lambda each: each["size"])
+    blob = store / "blobs" / layer["digest"].replace(":", "/")
+    blob.chmod(0o644)
+    blob.write_bytes(bytes(byte ^ 1 for byte in blob.read_bytes()))
+    with (
+        running(world.base, ["math"], store=store) as serving,
+        httpx.Client(base_url=serving.url, timeout=60) as client,
+    ):
+        found = error(client.post("/v1/load_lora_adapter", json={"lora_name": "code", "lora_path": "code"}), 500)
+        assert found["type"] == "server_error"
+        assert client.post(CHAT, json={**GOOD, "model": "tiny+math"}).status_code == 200
 
 
 def http_connection(host):

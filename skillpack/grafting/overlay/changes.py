@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from skillpack.skill import Skill
     from skillpack.summing import Claim
 
-_WIDE: Final = 4
-"""Factors that take more than one part in so many of the work of their matrix itself are folded into a copy of it."""
+_NARROW: Final = 1 / 16
+"""Factors that take less than this share of the work of their matrix itself are not worth a copy of it."""
 
 
 @dataclass(eq=False)
@@ -42,7 +42,8 @@ class Change:
         owners: every module and attribute that holds it.
         steps: what is to be at which part of it, see `skillpack.grafting.planning`.
         part: what the modules add to their outputs; None if the tensor is replaced.
-        wide: the part takes so much work that a blended tensor is worth its memory where all rows have one choice.
+        width: what factors take of the work of their matrix itself; 0 where they take so little that a blended tensor
+            is not worth its memory even where all rows have one choice.
         lone: the tensor with this skill alone at weight 1, held for as long as the skill is loaded.
     """
 
@@ -50,7 +51,7 @@ class Change:
     owners: tuple[Owner, ...]
     steps: list[Step]
     part: Part | None = None
-    wide: bool = False
+    width: float = 0.0
     lone: Blend | None = None
 
     @property
@@ -136,7 +137,7 @@ def _decode(skill: Skill, change: Change, base: LiveBase) -> None:
     uses = {use_of(module, attribute) for module, attribute in change.owners}
     if step.place.part is None and len(change.steps) == 1 and None not in uses:
         change.part = _part(skill, step, {use for use in uses if use is not None})
-        change.wide = isinstance(change.part, Factors) and _is_wide(change.part)
+        change.width = _width(change.part)
     if change.part is None:
         change.lone = blend([(change, 1.0)], base, None)
         change.lone.get(step.place.tensor)
@@ -156,9 +157,12 @@ def _part(skill: Skill, step: Step, uses: set[Use]) -> Part | None:
     return None if isinstance(part, Dense) else part
 
 
-def _is_wide(part: Factors) -> bool:
+def _width(part: Part | None) -> float:
+    if not isinstance(part, Factors):
+        return 0.0
     rows, columns = part.shape
-    return _WIDE * part.rank * (rows + columns) > rows * columns
+    share = part.rank * (rows + columns) / (rows * columns)
+    return share if share > _NARROW else 0.0
 
 
 def _claims(step: Step, weight: float) -> list[Claim]:

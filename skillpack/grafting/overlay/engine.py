@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _CHOICES: Final = 256
 _BATCHES: Final = 32
+_FOLDED: Final = 4
+"""A choice may fold factors in one part in so many of the memory for blended weights."""
 
 Actions = dict[int, "Action"]
 """What layers do, by the id of their module; the others do what the base does."""
@@ -45,8 +47,9 @@ class Overlay:
         base: the same as a base, if it was already checked against skills.
         kept_bytes: memory for weights that are blended for a choice of skills, see `Blends`; by default as much as the
             model's own.
-        fold: factors that cost much of their matrix's own work are blended with it where one choice serves all rows.
-            That pays for a choice that stays. Where choices alternate, weights would be computed again and again.
+        fold: factors are blended with their matrix where one choice serves all rows, those first that cost most of
+            its own work, in a quarter of `kept_bytes`: so many choices can alternate without computing any anew.
+            That pays for choices that stay. Where they are many, weights would be computed again and again.
     """
 
     def __init__(
@@ -231,18 +234,30 @@ class Overlay:
         for digest, weight in choice:
             for owner, change in self._resident[digest].changes.items():
                 changes.setdefault(owner, []).append((change, weight))
+        folded = self._foldable(changes) if fold else frozenset()
         made: dict[int, Uniform] = {}
-        for group in changes.values():
-            self._add(made, group, fold=fold)
+        for owner, group in changes.items():
+            self._add(made, group, fold=owner in folded)
         return made
+
+    def _foldable(self, changes: Mapping[Owner, Sequence[tuple[Change, float]]]) -> frozenset[Owner]:
+        """Where blended tensors spare most work for their memory."""
+        widths = {owner: sum(change.width for change, _ in group) for owner, group in changes.items()}
+        left = self._blends.limit // _FOLDED
+        found = set()
+        for owner in sorted((owner for owner in changes if widths[owner]), key=lambda owner: -widths[owner]):
+            size = blend_bytes(changes[owner][0][0])
+            if size <= left:
+                left -= size
+                found.add(owner)
+        return frozenset(found)
 
     def _add(self, made: dict[int, Uniform], group: list[tuple[Change, float]], *, fold: bool) -> None:
         """What some skills make of one tensor, for each module that holds it."""
         parts = [(change.part, weight) for change, weight in group if change.part is not None]
-        folded = fold and any(change.wide for change, _ in group) and blend_bytes(group[0][0]) <= self._blends.limit
         first, weight = group[0]
         blended = None
-        if len(parts) < len(group) or folded:
+        if len(parts) < len(group) or fold:
             lone = first.lone if len(group) == 1 and weight == 1 else None
             blended = lone or blend(group, self._base, self._blends)
         for module, attribute in first.owners:

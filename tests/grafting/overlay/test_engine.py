@@ -105,8 +105,8 @@ def test_every_form_is_in_use(llama):
     kinds = {type(change.part) for change in thin.changes.values()}
     assert Factors in kinds
     assert type(None) in kinds
-    assert any(change.wide for change in engine._resident[llama.digests["wide"]].changes.values())
-    assert not all(change.wide for change in thin.changes.values())
+    assert any(change.width for change in engine._resident[llama.digests["wide"]].changes.values())
+    assert not all(change.width for change in thin.changes.values())
     with engine.rows([llama.choice(thin=1), llama.choice(wide=1), ()]):
         actions = [layer.action for layer in engine._layers.values()]
         assert {action.stacked for action in actions if isinstance(action, RowWise)} == {True, False}
