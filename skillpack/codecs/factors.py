@@ -107,8 +107,13 @@ class AdapterFactors:
         self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], shape: tuple[int, int]
     ) -> DeltaFactors:
         """See `FactoredCodec`."""
-        left, right = self.read(parameters, chunks, Layout("F32", shape)).matrices()
-        return DeltaFactors(left.astype(np.float32), np.ascontiguousarray(right.T, np.float32))
+        found = self.read(parameters, chunks, Layout("F32", shape))
+        rows, columns = (
+            (found.down.float32().T, found.up.float32())
+            if found.turned
+            else (found.up.float32(), found.down.float32().T)
+        )
+        return DeltaFactors(rows, columns, np.full(found.rank, found.scaling, np.float32))
 
     def read(self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], layout: Layout) -> LoraFactors:
         """The factors as they were written down; raises as `decode` does."""

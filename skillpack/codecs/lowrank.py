@@ -270,14 +270,11 @@ class LowRank:
         """See `FactoredCodec`."""
         found = self.integers(parameters, chunks, shape)
         if found is None:
-            return DeltaFactors(*(np.zeros((size, 0), np.float32) for size in shape))
-        # Shared out between both, so that neither leaves the range of fp32 where their product does not.
-        scales = np.sqrt(found.inner * abs(found.outer))
+            rows, columns = (np.zeros((size, 0), np.int16) for size in shape)
+            return DeltaFactors(rows, columns, np.zeros(0, np.float32))
         with np.errstate(over="ignore"):
-            return DeltaFactors(
-                (found.left * (np.sign(found.outer) * scales)).astype(np.float32),
-                (found.right * scales).astype(np.float32),
-            )
+            scales = (found.inner * found.outer).astype(np.float32)
+        return DeltaFactors(_narrow(found.left), _narrow(found.right), scales)
 
     def predicted(self, analysis: Analysis, step: float) -> Cost:
         """What an analysed matrix will cost at `step`, were its singular vectors Gaussian."""
@@ -290,6 +287,11 @@ class LowRank:
 
     def _threshold(self, shape: tuple[int, ...], step: float) -> float:
         return self.keep * step * float(math.prod(shape)) ** 0.25
+
+
+def _narrow(integers: npt.NDArray[np.signedinteger[Any]]) -> npt.NDArray[Any]:
+    fits = int(np.abs(integers).max(initial=0)) <= np.iinfo(np.int16).max
+    return integers.astype(np.int16 if fits else np.float32)
 
 
 def _analysis(

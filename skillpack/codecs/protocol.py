@@ -82,23 +82,35 @@ class Codec(Protocol):
 
 
 class DeltaFactors(NamedTuple):
-    """A delta as the product left @ right.T, which is never formed.
+    """A delta as the product (rows * scales) @ columns.T, which is never formed.
 
-    The product in exact arithmetic differs from the decoded delta by at most 2**-22 times the sum of the magnitudes of
-    its terms, since each factor is rounded to fp32 once, and the delta is.
+    In exact arithmetic it differs from the decoded delta by at most 2**-22 times the sum of the magnitudes of its
+    terms, since numbers are rounded to fp32 once, and the delta is.
 
     Attributes:
-        left: fp32 of shape (rows, rank).
-        right: fp32 of shape (columns, rank).
+        rows: integers that fit 16 bits, or fp32; of shape (rows, rank).
+        columns: the same; of shape (columns, rank).
+        scales: fp32 of shape (rank,).
     """
 
-    left: Floats
-    right: Floats
+    rows: npt.NDArray[Any]
+    columns: npt.NDArray[Any]
+    scales: Floats
+
+    @property
+    def left(self) -> Floats:
+        """fp32 of shape (rows, rank); the delta is left @ right.T."""
+        return self.rows.astype(np.float32) * self.scales
+
+    @property
+    def right(self) -> Floats:
+        """fp32 of shape (columns, rank)."""
+        return self.columns.astype(np.float32)
 
     @property
     def rank(self) -> int:
-        """Number of columns."""
-        return int(self.left.shape[1])
+        """Number of columns of both."""
+        return len(self.scales)
 
 
 @runtime_checkable

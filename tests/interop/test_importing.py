@@ -157,7 +157,8 @@ def test_a_live_model_applies_the_factors_themselves(library, make):
     host = skillpack.host(model, mode="overlay", store=library.store)
     host.graft("math")
     (resident,) = host.resident
-    assert resident.nbytes == sum(tensor.nbytes for tensor in load_file(folder / "adapter_model.safetensors").values())
+    own = sum(tensor.nbytes for tensor in load_file(folder / "adapter_model.safetensors").values())
+    assert own <= resident.nbytes < 1.05 * own
     expected = outputs(with_adapter(base, folder))
     assert torch.allclose(outputs(model), expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(before, expected, rtol=1e-2, atol=1e-2)

@@ -1,6 +1,6 @@
 """What a skill adds to the output of a module: its delta of the module's weight, applied without forming the weight.
 
-All of it is fp32, and so is the arithmetic: inputs are widened, and the sum is cast once to the dtype of the output.
+The arithmetic is fp32 throughout: inputs and factors are widened, and the sum is cast once to the dtype of the output.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ _FEW_ROWS: Final = 4
 """Rows are kept alone if at most one in so many is not zero."""
 _FEW_ENTRIES: Final = 20
 """The same for entries: a sparse product takes about as much longer for each."""
+_WIDENED: Final = 1 << 19
+"""Entries of a factor that are widened at a time, so that they are multiplied before they leave a processor's cache."""
 
 
 class Use(Enum):
@@ -86,16 +89,21 @@ class Part:
 class Factors(Part):
     """A product of two thin matrices.
 
+    Factors stay as narrow as a skill has them. For few tokens they take as long as reading them takes, and what is
+    widened is multiplied at once.
+
     Attributes:
-        near: fp32 of shape (columns, rank).
-        far: fp32 of shape (rank, rows), in this order since products of few tokens take a third of the time so.
+        near: of shape (columns, rank); int16 or fp32.
+        far: of shape (rank, rows), in this order since products of few tokens take a third of the time so.
+        scales: fp32 of shape (rank,); what each column of `near` is multiplied by.
     """
 
     anchor = "near"
 
     def __init__(self, factors: DeltaFactors) -> None:
-        self.near = torch.from_numpy(factors.right)
-        self.far = torch.from_numpy(factors.left.T.copy())
+        self.near = torch.from_numpy(np.ascontiguousarray(factors.columns))
+        self.far = torch.from_numpy(np.ascontiguousarray(factors.rows.T))
+        self.scales = torch.from_numpy(factors.scales)
 
     @property
     def rank(self) -> int:
@@ -108,7 +116,10 @@ class Factors(Part):
         return self.far.shape[1], self.near.shape[0]
 
     def sides(self, use: Use) -> tuple[torch.Tensor, torch.Tensor]:
-        """What an input meets first, of shape (inputs, rank), and then, of shape (rank, outputs); views."""
+        """What an input meets first, of shape (inputs, rank), and then, of shape (rank, outputs); views.
+
+        What comes from the first is multiplied by the scales before it meets the second.
+        """
         if use is Use.LINEAR:
             return self.near, self.far
         return self.far.T, self.near.T
@@ -116,19 +127,37 @@ class Factors(Part):
     def apply(self, use: Use, x: torch.Tensor) -> torch.Tensor:
         """See `Part`."""
         first, second = self.sides(use)
-        return self._reduced(use, first, x) @ second
+        y = x.new_zeros((x.shape[0], second.shape[1]), dtype=torch.float32)
+        add_product(y, self._reduced(use, first, x), second)
+        return y
 
     def add_to(self, y: torch.Tensor, use: Use, x: torch.Tensor, weight: float) -> None:
-        """See `Part`; fp32 outputs are added to within the second product."""
-        if y.dtype != torch.float32:
-            super().add_to(y, use, x, weight)
-            return
+        """See `Part`."""
         first, second = self.sides(use)
-        y.addmm_(self._reduced(use, first, x), second, alpha=weight)
+        add_product(y, self._reduced(use, first, x), second, weight)
 
-    @staticmethod
-    def _reduced(use: Use, first: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.embedding(x, first) if use is Use.LOOKUP else x @ first
+    def _reduced(self, use: Use, first: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        found = torch.nn.functional.embedding(x, first).float() if use is Use.LOOKUP else x @ first.float()
+        return found * self.scales
+
+
+def add_product(y: torch.Tensor, x: torch.Tensor, factor: torch.Tensor, weight: float = 1.0) -> None:
+    """Add x @ factor to an output, in place.
+
+    Args:
+        y: of shape (tokens, outputs); may be a view.
+        x: fp32 of shape (tokens, rank).
+        factor: of shape (rank, outputs) and any dtype.
+        weight: what the product is multiplied by.
+    """
+    outputs = factor.shape[1]
+    width = max(1, min(outputs, _WIDENED // max(1, factor.shape[0])))
+    for start in range(0, outputs, width):
+        out, some = (y, factor) if width == outputs else (whole[:, start : start + width] for whole in (y, factor))
+        if out.dtype == torch.float32:
+            out.addmm_(x, some.float(), alpha=weight)
+        else:
+            out.add_(x @ some.float(), alpha=weight)
 
 
 class Dense(Part):

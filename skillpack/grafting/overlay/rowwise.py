@@ -13,7 +13,7 @@ import torch
 
 from skillpack.errors import UsageError
 from skillpack.grafting.overlay.layer import Uniform, first_input
-from skillpack.grafting.overlay.parts import Factors, Use, with_added
+from skillpack.grafting.overlay.parts import Factors, Use, add_product, with_added
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,13 +133,9 @@ class RowWise:
         if key not in self._cached:
             with torch.inference_mode(False):
                 self._cached[key] = self._mask()[self.spread.expanded(x.shape[0])].to(x.device)
-        reduced = (flat @ first).view(x.shape[0], -1, first.shape[1])
+        reduced = (flat @ first.float()).view(x.shape[0], -1, first.shape[1])
         reduced *= self._cached[key][:, None]
-        reduced = reduced.view(flat.shape[0], -1)
-        if out.dtype == torch.float32:
-            out.addmm_(reduced, second)
-        else:
-            out += reduced @ second
+        add_product(out, reduced.view(flat.shape[0], -1), second)
 
     def _parts(self) -> list[Any]:
         """The parts of all choices, in one order whatever that of the rows."""
@@ -147,10 +143,10 @@ class RowWise:
         return [parts[key] for key in sorted(parts)]
 
     def _mask(self) -> torch.Tensor:
-        """The weight of each column of the factors next to one another, for each choice; fp32."""
+        """What each column of the factors next to one another is multiplied by, for each choice; fp32."""
         added = [{} if choice is None else dict(choice.added) for choice in self.choices]
-        columns = [(part.rank, torch.tensor([of.get(part, 0.0) for of in added])) for part in self._parts()]
-        return torch.cat([column[:, None].expand(-1, rank) for rank, column in columns], 1)
+        weights = [(part, torch.tensor([of.get(part, 0.0) for of in added])) for part in self._parts()]
+        return torch.cat([weight[:, None] * part.scales.to(weight.device) for part, weight in weights], 1)
 
     def _stack(self, layer: Layer, x: torch.Tensor) -> dict[str, torch.Tensor]:
         names = sorted({name for choice in self.choices if choice is not None for name in choice.blends})

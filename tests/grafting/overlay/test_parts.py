@@ -18,7 +18,8 @@ def made(form, use, rows, columns, seed):
     """A part of a form, and its delta."""
     random = np.random.default_rng(seed)
     if form == "factors":
-        factors = DeltaFactors(*(random.normal(size=(size, 2)).astype(np.float32) for size in (rows, columns)))
+        sides = (random.normal(size=(size, 2)).astype(np.float32) for size in (rows, columns))
+        factors = DeltaFactors(*sides, np.float32([0.5, 2]))
         return Factors(factors), factors.left @ factors.right.T
     delta = random.normal(size=(rows, columns)).astype(np.float32)
     if form == "rows":
@@ -71,3 +72,16 @@ def test_the_form_follows_from_what_is_there(use):
     assert type(part_of(dense, use)) is Dense
     assert type(part_of(rows, use)) is Rows
     assert type(part_of(entries, use)) is (Dense if use is Use.LOOKUP else Entries)
+
+
+def test_a_factor_with_many_outputs_is_widened_piece_by_piece():
+    draw = np.random.default_rng(0)
+    sides = (draw.integers(-300, 300, (size, 2), np.int16) for size in (400_000, 3))
+    factors = DeltaFactors(*sides, np.float32([0.5, 2]))
+    part = Factors(factors)
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    found = part.apply(Use.LINEAR, x)
+    expected = x.double() @ torch.from_numpy(factors.left @ factors.right.T).T.double()
+    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=0.1)
+    places = torch.tensor([0, 399_999, 7])
+    assert torch.allclose(part.apply(Use.LOOKUP, places), torch.from_numpy(factors.left @ factors.right.T)[places])
