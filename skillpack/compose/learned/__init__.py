@@ -1,0 +1,1 @@
+"""Methods of composition that learn from texts; see docs/compose-learned.md."""

@@ -1,0 +1,182 @@
+"""The texts that something about skills is learned from, drawn in small batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+
+from skillpack.errors import DataError, UsageError
+from skillpack.evaluating.labels import class_numbers
+from skillpack.live.batches import encode, padding_token
+from skillpack.live.generation import complete
+from skillpack.live.predictions import longest, task_of
+from skillpack.texts import Sample, read_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skillpack.live.batches import Batch
+    from skillpack.progress import Progress
+
+ANSWER_TOKENS: Final = 32
+"""Most tokens that a model writes of an answer to a prompt that comes without one."""
+
+Source = str | Path | list[Sample]
+"""What `skillpack.texts.read_samples` reads, or samples."""
+
+
+class Piece(NamedTuple):
+    """Texts that go through the model together.
+
+    Attributes:
+        batch: with the predictions that count.
+        targets: what is right for each of these, int64; None where nothing is known.
+    """
+
+    batch: Batch
+    targets: torch.Tensor | None
+
+    def to(self, device: torch.device) -> Piece:
+        """The same on another device."""
+        batch = self.batch
+        moved = type(batch)(*(each.to(device) for each in (batch.input_ids, batch.attention_mask, batch.scored)), batch.sample)
+        return Piece(moved, None if self.targets is None else self.targets.to(device))
+
+
+def read_groups(data: Source | Sequence[str | Path]) -> list[list[Sample]]:
+    """Read one source, or one for each task.
+
+    Args:
+        data: a source, or several paths; of several, each step of learning draws from all.
+
+    Raises:
+        DataError: see `skillpack.texts.read_samples`.
+    """
+    if isinstance(data, (str, Path)):
+        return [read_samples(data)]
+    if data and all(isinstance(each, Sample) for each in data):
+        return [list(data)]  # type: ignore[arg-type]
+    groups = [read_samples(each) if isinstance(each, (str, Path)) else list(each) for each in data]  # type: ignore[arg-type]
+    if not groups or not all(groups):
+        raise UsageError("There are no texts to learn from", hint="Give a file of prompts: --data prompts.jsonl")
+    return groups
+
+
+def digest_of_samples(groups: Sequence[Sequence[Sample]]) -> str:
+    """SHA-256 of what the texts say, hex, for the recipe; where they came from does not matter."""
+    document = [[asdict(sample) for sample in group] for group in groups]
+    return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The texts of one task, those with something to predict."""
+
+    samples: tuple[Sample, ...]
+    numbers: torch.Tensor | None
+
+
+class Examples:
+    """Texts of one or several tasks, of which each step draws a few, without repeating one before all had their turn.
+
+    Args:
+        groups: texts of each task.
+        model: the live model; a language model answers prompts that have no answer, unless `labelled`.
+        tokenizer: of the model.
+        batch: texts of each task that a step draws.
+        max_tokens: texts that are longer are cut.
+        seed: of the order in which they are drawn.
+        labelled: answers or classes are learned from, so that every text needs one.
+        progress: called during the work.
+
+    Raises:
+        DataError: nothing in a task's texts can be predicted, or a label or an answer is missing.
+        UsageError: the batch or the number of tokens is not positive.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Sample]],
+        model: Any,
+        tokenizer: Any,
+        *,
+        batch: int,
+        max_tokens: int,
+        seed: int,
+        labelled: bool,
+        progress: Progress,
+    ) -> None:
+        if batch < 1 or max_tokens < 2:
+            raise UsageError("A batch has at least one text, and a text at least two tokens")
+        self._tokenizer, self._batch = tokenizer, batch
+        self._classes = task_of(model) == "class"
+        self._limit = longest(model, tokenizer, max_tokens)
+        # A classifier on a decoder finds the end of a text by the padding that its configuration names.
+        self._alone = self._classes and model.config.pad_token_id != padding_token(tokenizer)
+        self._labelled = labelled
+        self._groups = [self._usable(group, model, progress) for group in groups]
+        self._draws = torch.Generator().manual_seed(seed)
+        self._queues: list[list[int]] = [[] for _ in self._groups]
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return len(self._groups)
+
+    def draw(self) -> list[list[Piece]]:
+        """The next texts of each task, in pieces that fit the model."""
+        return [self._encoded(group, self._next(place)) for place, group in enumerate(self._groups)]
+
+    def _next(self, place: int) -> list[int]:
+        queue, number = self._queues[place], len(self._groups[place].samples)
+        found = []
+        while len(found) < min(self._batch, number):
+            if not queue:
+                queue.extend(torch.randperm(number, generator=self._draws).tolist())
+            found.append(queue.pop())
+        return found
+
+    def _usable(self, samples: Sequence[Sample], model: Any, progress: Progress) -> _Group:
+        numbers = None
+        if self._classes:
+            numbers = class_numbers(samples, model.config) if self._labelled else None
+            if self._labelled and numbers is None:
+                raise DataError("the texts have no labels, which this method learns from", hint="Add a label to each.")
+        elif self._labelled:
+            _check_answered(samples)
+        else:
+            samples = complete(model, self._tokenizer, samples, ANSWER_TOKENS, progress=progress)
+        batches = encode(samples, self._tokenizer, self._limit, 0, whole=self._classes)
+        used = sorted({place for batch in batches for place in batch.sample.tolist()})
+        if not used:
+            raise DataError(
+                f"nothing in the data can be learned from: no answer begins within {self._limit} tokens",
+                hint="Give texts of at least two tokens, chats with answers, or a larger number of tokens.",
+            )
+        return _Group(tuple(samples[place] for place in used), None if numbers is None else numbers[used])
+
+    def _encoded(self, group: _Group, places: Sequence[int]) -> list[Piece]:
+        samples = [group.samples[place] for place in places]
+        tokens = 0 if self._alone else self._limit * len(samples)
+        batches = encode(samples, self._tokenizer, self._limit, tokens, whole=self._classes)
+        pieces = []
+        for batch in batches:
+            targets = batch.targets if self._labelled else None
+            if group.numbers is not None:
+                targets = group.numbers[[places[place] for place in batch.sample.tolist()]]
+            pieces.append(Piece(batch, targets))
+        return pieces
+
+
+def _check_answered(samples: Sequence[Sample]) -> None:
+    waiting = sum(sample.is_prompt for sample in samples)
+    if waiting:
+        raise DataError(
+            f"{waiting} of {len(samples)} prompts have no answer, and this method learns from answers",
+            hint='Add them: {"prompt": …, "completion": …}.',
+        )
