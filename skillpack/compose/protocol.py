@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from skillpack.tensors import Floats
 
-PIECE: Final = 1 << 19
+PIECE: Final = 1 << 17
 """Elements of a tensor that are worked on at a time, so that a method's memory does not grow with the tensor."""
 
 Weights = Sequence[float]
@@ -59,10 +59,10 @@ class Deltas(Sequence["Floats"]):
     def __getitem__(self, index: int) -> Floats: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Floats]: ...
-    def __getitem__(self, index: int | slice) -> Floats | Sequence[Floats]:  # noqa: D105
+    def __getitem__(self, index: int | slice) -> Floats | Sequence[Floats]:
         return self.arrays[index]
 
-    def __len__(self) -> int:  # noqa: D105
+    def __len__(self) -> int:
         return len(self.arrays)
 
     @property
@@ -127,22 +127,38 @@ class Survey(Protocol):
 class Surveying(Protocol):
     """A method, or what becomes of one, that has to look at all tensors before it can merge any."""
 
-    def survey(self, sources: Sequence[Source]) -> Survey:
-        """A new survey of these skills."""
+    def survey(self, sources: Sequence[Source]) -> Survey | None:
+        """A new survey of these skills; None if nothing more has to be known."""
+
+
+@runtime_checkable
+class Linear(Protocol):
+    """A method that is a weighted sum: what it composes can be coded as the parts are, without any loss."""
+
+    def coefficients(self, name: str, sources: Sequence[Source], weights: Weights, layers: int) -> Weights:
+        """Factors of the deltas of one tensor.
+
+        Args:
+            name: of the base's tensor.
+            sources: the skills.
+            weights: as users gave them.
+            layers: how many numbered layers the skills have together.
+        """
 
 
 @runtime_checkable
 class Tasked(Protocol):
-    """A method that gives one of its parts back from what all share, if it is told which.
-
-    Attributes:
-        task: index of the part; None for what all share.
-    """
-
-    task: int | None
+    """A method that gives one of its parts back from what all share, if it is told which."""
 
     def for_task(self, task: int) -> Self:
-        """The same method for one of the parts."""
+        """The same method for one of the parts, given by its index."""
+
+
+def parts_of(array: Floats) -> Iterator[Floats]:
+    """One array in C order, in one-dimensional pieces."""
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, PIECE):
+        yield np.asarray(flat[start : start + PIECE])
 
 
 def options_of(method: Method) -> dict[str, Any]:
