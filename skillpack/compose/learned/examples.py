@@ -12,7 +12,7 @@ import torch
 
 from skillpack.errors import DataError, UsageError
 from skillpack.evaluating.labels import class_numbers
-from skillpack.live.batches import encode, padding_token
+from skillpack.live.batches import Batch, encode, padding_token
 from skillpack.live.generation import complete
 from skillpack.live.predictions import longest, task_of
 from skillpack.texts import Sample, read_samples
@@ -20,7 +20,6 @@ from skillpack.texts import Sample, read_samples
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from skillpack.live.batches import Batch
     from skillpack.progress import Progress
 
 ANSWER_TOKENS: Final = 32
@@ -35,17 +34,20 @@ class Piece(NamedTuple):
 
     Attributes:
         batch: with the predictions that count.
+        shares: of each prediction in the loss, fp32; those of a task in one draw sum to 1.
         targets: what is right for each of these, int64; None where nothing is known.
     """
 
     batch: Batch
+    shares: torch.Tensor
     targets: torch.Tensor | None
 
     def to(self, device: torch.device) -> Piece:
         """The same on another device."""
         batch = self.batch
-        moved = type(batch)(*(each.to(device) for each in (batch.input_ids, batch.attention_mask, batch.scored)), batch.sample)
-        return Piece(moved, None if self.targets is None else self.targets.to(device))
+        ids, mask, scored = (each.to(device) for each in (batch.input_ids, batch.attention_mask, batch.scored))
+        targets = None if self.targets is None else self.targets.to(device)
+        return Piece(Batch(ids, mask, scored, batch.sample), self.shares.to(device), targets)
 
 
 def read_groups(data: Source | Sequence[str | Path]) -> list[list[Sample]]:
@@ -128,9 +130,14 @@ class Examples:
         """Number of tasks."""
         return len(self._groups)
 
-    def draw(self) -> list[list[Piece]]:
-        """The next texts of each task, in pieces that fit the model."""
-        return [self._encoded(group, self._next(place)) for place, group in enumerate(self._groups)]
+    def draw(self) -> list[Piece]:
+        """The next texts of all tasks, in pieces that fit the model."""
+        return self._encoded([(group, self._next(place)) for place, group in enumerate(self._groups)])
+
+    def all(self) -> list[Piece]:
+        """All texts of all tasks, a few at a time."""
+        whole = [(group, range(len(group.samples))) for group in self._groups]
+        return self._encoded(whole, self._limit * self._batch)
 
     def _next(self, place: int) -> list[int]:
         queue, number = self._queues[place], len(self._groups[place].samples)
@@ -160,17 +167,21 @@ class Examples:
             )
         return _Group(tuple(samples[place] for place in used), None if numbers is None else numbers[used])
 
-    def _encoded(self, group: _Group, places: Sequence[int]) -> list[Piece]:
-        samples = [group.samples[place] for place in places]
-        tokens = 0 if self._alone else self._limit * len(samples)
-        batches = encode(samples, self._tokenizer, self._limit, tokens, whole=self._classes)
-        pieces = []
+    def _encoded(self, chosen: Sequence[tuple[_Group, Sequence[int]]], tokens: int | None = None) -> list[Piece]:
+        samples = [group.samples[place] for group, places in chosen for place in places]
+        task = torch.tensor([number for number, (_, places) in enumerate(chosen) for _ in places])
+        limit = self._limit * len(samples) if tokens is None else tokens
+        batches = encode(samples, self._tokenizer, self._limit, 0 if self._alone else limit, whole=self._classes)
+        counts = torch.zeros(len(chosen), dtype=torch.int64)
         for batch in batches:
-            targets = batch.targets if self._labelled else None
-            if group.numbers is not None:
-                targets = group.numbers[[places[place] for place in batch.sample.tolist()]]
-            pieces.append(Piece(batch, targets))
-        return pieces
+            counts += torch.bincount(task[batch.sample], minlength=len(chosen))
+        numbers = [group.numbers[list(places)] for group, places in chosen if group.numbers is not None]
+        labels = torch.cat(numbers) if numbers else None
+        return [self._piece(batch, counts[task[batch.sample]], labels) for batch in batches]
+
+    def _piece(self, batch: Batch, counts: torch.Tensor, labels: torch.Tensor | None) -> Piece:
+        targets = batch.targets if self._labelled else None
+        return Piece(batch, 1 / counts.float(), targets if labels is None else labels[batch.sample])
 
 
 def _check_answered(samples: Sequence[Sample]) -> None:

@@ -86,12 +86,12 @@ def fit(
     return Fitted(final, tuple(losses))
 
 
-def passes(live: LiveSum, tasks: Sequence[Sequence[Piece]], take: Callable[[int, torch.Tensor], None]) -> float:
+def passes(live: LiveSum, pieces: Sequence[Piece], take: Callable[[int, torch.Tensor], None]) -> float:
     """Forward and backward over texts.
 
     Args:
         live: the model, its weights set.
-        tasks: texts of each task, with targets where the loss is cross-entropy; without, it is entropy.
+        pieces: texts, with targets where the loss is cross-entropy; without, it is entropy.
         take: given the gradients, see `LiveSum.gradients`.
 
     Returns:
@@ -102,33 +102,25 @@ def passes(live: LiveSum, tasks: Sequence[Sequence[Piece]], take: Callable[[int,
     """
     total = 0.0
     with live.gradients(take), torch.enable_grad():
-        for pieces in tasks:
-            number = _predictions(pieces)
-            for piece in pieces:
-                moved = piece.to(live.device)
-                logits = predict(live.model, moved.batch)
-                found = _loss(logits.detach(), moved)
-                total += found.total / number
-                logits.backward(found.gradient.div_(number))  # type: ignore[no-untyped-call]
+        for piece in pieces:
+            moved = piece.to(live.device)
+            logits = predict(live.model, moved.batch)
+            loss, gradient = _loss(logits.detach(), moved).weighted(moved.shares)
+            total += loss
+            logits.backward(gradient)  # type: ignore[no-untyped-call]
     return _finite(total)
 
 
 @torch.no_grad()
-def measure(live: LiveSum, tasks: Sequence[Sequence[Piece]]) -> float:
+def measure(live: LiveSum, pieces: Sequence[Piece]) -> float:
     """The loss alone, see `passes`."""
-    total = 0.0
-    for pieces in tasks:
-        moved = [piece.to(live.device) for piece in pieces]
-        total += sum(_loss(predict(live.model, piece.batch), piece).total for piece in moved) / _predictions(pieces)
+    moved = [piece.to(live.device) for piece in pieces]
+    total = sum(_loss(predict(live.model, piece.batch), piece).weighted(piece.shares)[0] for piece in moved)
     return _finite(total)
 
 
 def _loss(logits: torch.Tensor, piece: Piece) -> Loss:
     return entropy(logits) if piece.targets is None else cross_entropy(logits, piece.targets)
-
-
-def _predictions(pieces: Sequence[Piece]) -> int:
-    return max(1, sum(len(piece.batch.sample) for piece in pieces))
 
 
 def _finite(loss: float) -> float:

@@ -20,12 +20,16 @@ class Loss(NamedTuple):
     """A loss of some predictions.
 
     Attributes:
-        total: the sum over the predictions, nats.
-        gradient: of the sum with respect to the logits, fp32 of their shape.
+        each: of each prediction, nats; fp32 of shape (predictions,).
+        gradient: of each with respect to its logits, fp32 of their shape.
     """
 
-    total: float
+    each: torch.Tensor
     gradient: torch.Tensor
+
+    def weighted(self, shares: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """Sum of the losses times their shares, and its gradient; the gradient of this is written over."""
+        return float((self.each * shares).sum()), self.gradient.mul_(shares[:, None])
 
 
 @torch.no_grad()
@@ -35,7 +39,7 @@ def entropy(logits: torch.Tensor) -> Loss:
     Args:
         logits: fp32 of shape (predictions, outcomes).
     """
-    total, gradient = 0.0, torch.empty_like(logits)
+    found, gradient = logits.new_empty(len(logits)), torch.empty_like(logits)
     for at in _pieces(logits):
         logs = logits[at].log_softmax(-1)
         shares = logs.exp()
@@ -43,8 +47,8 @@ def entropy(logits: torch.Tensor) -> Loss:
         logs.masked_fill_(shares == 0, 0.0)
         each = -(shares * logs).sum(-1, keepdim=True)
         gradient[at] = shares.mul_(logs.add_(each)).neg_()
-        total += float(each.sum())
-    return Loss(total, gradient)
+        found[at] = each[:, 0]
+    return Loss(found, gradient)
 
 
 @torch.no_grad()
@@ -55,14 +59,14 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> Loss:
         logits: fp32 of shape (predictions, outcomes).
         targets: int64 of shape (predictions,).
     """
-    total, gradient = 0.0, torch.empty_like(logits)
+    found, gradient = logits.new_empty(len(logits)), torch.empty_like(logits)
     for at in _pieces(logits):
         logs = logits[at].log_softmax(-1)
         chosen = targets[at, None]
-        total -= float(logs.gather(1, chosen).sum())
+        found[at] = -logs.gather(1, chosen)[:, 0]
         gradient[at] = logs.exp_()
         gradient[at].scatter_add_(1, chosen, torch.full_like(chosen, -1, dtype=gradient.dtype))
-    return Loss(total, gradient)
+    return Loss(found, gradient)
 
 
 def _pieces(logits: torch.Tensor) -> Iterator[slice]:
