@@ -46,7 +46,7 @@ class AdaMerging:
         weighting = Clamped(live, start=self.start, layerwise=self.layerwise)
         rate = _WAY / max(1, steps) if self.rate is None else self.rate
         optimiser = torch.optim.Adam(weighting.parameters, lr=rate)
-        return fit(live, examples, weighting, optimiser, steps, progress)
+        return fit(live, examples, weighting, optimiser, steps=steps, progress=progress)
 
     def start_weights(self, live: LiveSum) -> Any:
         """The weights that learning begins with, of shape (tensors, skills)."""

@@ -45,7 +45,7 @@ class Atlas:
         weighting = Free(live, self.start)
         optimiser = torch.optim.AdamW(weighting.parameters, lr=self.rate, weight_decay=self.decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
-        return fit(live, examples, weighting, optimiser, steps, progress, schedule=schedule)
+        return fit(live, examples, weighting, optimiser, steps=steps, progress=progress, schedule=schedule)
 
     def start_weights(self, live: LiveSum) -> torch.Tensor:
         """The weights that learning begins with, of shape (tensors, skills)."""

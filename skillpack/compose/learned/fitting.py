@@ -48,9 +48,9 @@ def fit(
     examples: Examples,
     weighting: Weighting,
     optimiser: torch.optim.Optimizer,
+    *,
     steps: int,
     progress: Progress,
-    *,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> Fitted:
     """Learn by gradient descent; the model is left with the weights that were learned.

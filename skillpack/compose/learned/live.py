@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from skillpack.grafting.places import Place
     from skillpack.grafting.planning import Step
     from skillpack.skill import Skill
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,7 @@ class LiveSum:
         self.checkpoint = open_checkpoint(base)
         self.model: Any = open_model(base)
         self.device = torch.device(device)
+        self._places = find_places(self.model)
         steps = self._steps(skills)
         self.model.to(self.device)
         by_digest = {skill.digest: place for place, skill in enumerate(skills)}
@@ -106,6 +109,16 @@ class LiveSum:
     def names(self) -> list[str]:
         """Names of the tensors that the skills change."""
         return [spot.name for spot in self.spots]
+
+    def by_name(self, values: Sequence[Value]) -> dict[str, Value]:
+        """What belongs to each spot, by every name that the base's checkpoint has for it: tied tensors have several."""
+        extents = {spot.place.extent: value for spot, value in zip(self.spots, values, strict=True)}
+        found = {}
+        for name in self.checkpoint.tensors:
+            extent = self._places[name].extent if name in self._places else None
+            if extent in extents:
+                found[name] = extents[extent]
+        return found
 
     @torch.no_grad()
     def set(self, weights: torch.Tensor) -> None:
@@ -155,7 +168,7 @@ class LiveSum:
         return found, take
 
     def _steps(self, skills: Sequence[Skill]) -> list[Step]:
-        base = LiveBase(find_places(self.model), checkpoint=self.checkpoint)
+        base = LiveBase(self._places, checkpoint=self.checkpoint)
         plan = make_plan([Active(skill) for skill in skills], base)
         steps = sorted(plan.steps.values(), key=lambda step: step.reference)
         for step in steps:

@@ -44,7 +44,7 @@ class SelfPositioning:
         """Learn the position; see `fit`."""
         weighting = Position(live, self.scale)
         optimiser = torch.optim.SGD(weighting.parameters, lr=self.rate, momentum=self.momentum)
-        return fit(live, examples, weighting, optimiser, steps, progress)
+        return fit(live, examples, weighting, optimiser, steps=steps, progress=progress)
 
     def start_weights(self, live: LiveSum) -> torch.Tensor:
         """The weights that learning begins with, of shape (tensors, skills)."""
