@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
+    from skillpack.compose.report import ComposeReport
+    from skillpack.compose.skills import compose, recompose
     from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
@@ -76,6 +78,7 @@ __all__ = [
     "AdapterExport",
     "AutoSkill",
     "Checkpoint",
+    "ComposeReport",
     "EvalReport",
     "FolderStatus",
     "Host",
@@ -112,6 +115,7 @@ __all__ = [
     "add_remote",
     "branch",
     "clone",
+    "compose",
     "delete",
     "diff",
     "evaluate",
@@ -139,6 +143,7 @@ __all__ = [
     "pull",
     "push",
     "rebase",
+    "recompose",
     "reflog",
     "remove",
     "remove_remote",
@@ -169,6 +174,7 @@ _HOMES = {
     "AdapterExport": "interop",
     "AutoSkill": "interop.auto.AutoSkill",
     "Checkpoint": "checkpoint",
+    "ComposeReport": "compose.report.ComposeReport",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
     "Host": "grafting.host.Host",
@@ -205,6 +211,7 @@ _HOMES = {
     "add_remote": "remotes",
     "branch": "branching",
     "clone": "remotes",
+    "compose": "compose.skills.compose",
     "delete": "library",
     "diff": "differences",
     "evaluate": "evaluating",
@@ -232,6 +239,7 @@ _HOMES = {
     "pull": "remotes",
     "push": "remotes",
     "rebase": "rebasing",
+    "recompose": "compose.skills.recompose",
     "reflog": "history",
     "remove": "installing",
     "remove_remote": "remotes",

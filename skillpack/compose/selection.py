@@ -83,7 +83,6 @@ class QuantileSurvey:
     The first survey counts bins and settles into a method that asks for the second one.
 
     Args:
-        method: of which survey.
         skills: how many.
         density: share of the numbers that are at least as large as the one to be found.
         values: what is ranked: pieces of deltas -> pieces of numbers.
@@ -96,6 +95,7 @@ class QuantileSurvey:
         self,
         skills: int,
         density: float,
+        *,
         values: Callable[[list[Floats], Weights], Sequence[Floats]],
         settle: Callable[[tuple[float, ...]], Method],
         again: Callable[[tuple[tuple[int, int], ...]], Method],

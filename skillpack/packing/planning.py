@@ -168,6 +168,11 @@ class LossyPlan:
         """Whether it has one row for each token."""
         return _EMBEDDING.search(self.change.name) is not None
 
+    @property
+    def usual_fineness(self) -> float:
+        """The step of such a tensor as a share of the common one, where nothing else is known."""
+        return _TABLE_FINENESS if self.is_table else 1.0
+
     def predicted_bits(self, step: float) -> float:
         """Bits it will take at a step, from its singular values alone; 0 for small tensors."""
         codec, analysis, _ = self.analyses[0]
@@ -415,6 +420,15 @@ def common_shape(change: Change) -> tuple[int, ...]:
     return change.shape if change.common_rows is None else (change.common_rows, *change.shape[1:])
 
 
+def kept_exactly(change: Change) -> bool:
+    """Whether a tensor of floats comes back bit for bit whatever is asked for.
+
+    Norms and biases of 16-bit models change by so few units in the last place that exact costs next to nothing.
+    """
+    matrix = min(matrix_shape(common_shape(change))) >= _SMALL
+    return (not matrix and DTYPE_BYTES[change.dtype] == 2) or _STATISTICS.search(change.name) is not None
+
+
 def _plan_common(delta: Delta, change: Change, *, exact: bool) -> Plan:
     reference = None if change.reference is None else delta.base.tensors[change.reference]
     floats = reference is not None and {reference.dtype, change.dtype} <= FLOAT_DTYPES
@@ -423,13 +437,11 @@ def _plan_common(delta: Delta, change: Change, *, exact: bool) -> Plan:
     factors = _stored_factors(delta, change) if exact else None
     if factors is not None:
         return FactorsPlan(factors, delta, change)
-    matrix = min(matrix_shape(common_shape(change))) >= _SMALL
-    # Norms and biases of 16-bit models change by so few units in the last place that exact costs next to nothing.
-    if exact or (not matrix and DTYPE_BYTES[change.dtype] == 2) or _STATISTICS.search(change.name):
+    if exact or kept_exactly(change):
         return LosslessPlan(Exact() if change.dtype in Exact.dtypes else Raw(), delta, change)
     key = (delta.base_digests[str(change.reference)], delta.tuned_digests[change.name], change.name)
     plan = LossyPlan(delta, change, Seed(key))
-    plan.fineness = _TABLE_FINENESS if plan.is_table else 1.0
+    plan.fineness = plan.usual_fineness
     return plan
 
 

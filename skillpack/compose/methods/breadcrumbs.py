@@ -2,8 +2,8 @@ r"""Model Breadcrumbs: leave out the largest and the smallest changes of each te
 
 Davari and Belilovsky, Model Breadcrumbs, arXiv:2312.06795: theta = theta_0 + alpha sum_t m_t * tau_t, where a layer's
 mask m leaves out the share beta of the smallest magnitudes and those above the percentile gamma. In the paper
-beta = 85 % and gamma = 99.3 %; here, as in mergekit, `gamma` is the share of the largest (0.7 %) and `density` the share
-that is kept (14.3 %), so that beta = 1 - density - gamma.
+beta = 85 % and gamma = 99.3 %; here, as in mergekit, `gamma` is the share of the largest (0.7 %) and `density` the
+share that is kept (14.3 %), so that beta = 1 - density - gamma.
 """
 
 from __future__ import annotations

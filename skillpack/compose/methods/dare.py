@@ -1,8 +1,8 @@
 r"""DARE: drop numbers at random and rescale the others, then add or elect.
 
-Yu et al., Language Models are Super Mario, arXiv:2311.03099: with drop rate p, m ~ Bernoulli(p), the task vector becomes
-(1 - m) * tau / (1 - p). What is left is merged by task arithmetic (`elect="sum"`) or by the sign election and the
-disjoint mean of TIES (`elect="ties"`), in place of its trimming.
+Yu et al., Language Models are Super Mario, arXiv:2311.03099: with drop rate p and m ~ Bernoulli(p), the task vector
+becomes (1 - m) * tau / (1 - p). What is left is merged by task arithmetic (`elect="sum"`) or by the sign election and
+the disjoint mean of TIES (`elect="ties"`), in place of its trimming.
 """
 
 from __future__ import annotations

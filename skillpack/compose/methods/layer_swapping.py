@@ -2,8 +2,8 @@ r"""Layer swapping: the middle of the model from one skill, its ends from anothe
 
 Bandarkar et al., Layer Swapping for Zero-Shot Cross-Lingual Transfer in Large Language Models, arXiv:2410.01335: the
 first `bottom` and the last `top` layers are those of the second skill (there: of a language), those between are of the
-first (there: a task). `transition` layers on the inner side of each seam are the mean of both, and so is what belongs to
-no layer.
+first (there: a task). `transition` layers on the inner side of each seam are the mean of both, and so is what belongs
+to no layer.
 """
 
 from __future__ import annotations

@@ -72,10 +72,10 @@ class Pcb:
         return QuantileSurvey(
             len(sources),
             self.ratio,
-            lambda pieces, _: self.competition(pieces),
-            lambda thresholds: replace(self, thresholds=thresholds),
-            lambda bins: replace(self, bins=bins),
-            self.bins,
+            values=lambda pieces, _: self.competition(pieces),
+            settle=lambda thresholds: replace(self, thresholds=thresholds),
+            again=lambda bins: replace(self, bins=bins),
+            bins=self.bins,
         )
 
     def merge(self, name: str, deltas: Deltas, weights: Weights) -> Floats:

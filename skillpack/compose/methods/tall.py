@@ -1,7 +1,8 @@
 r"""TALL-masks: where each task lives in the merged delta.
 
 Wang et al., Localizing Task Information for Improved Model Merging and Compression, arXiv:2405.07813. Shared:
-tau_MTL = alpha sum_t tau_t. Mask of task t: m_t = 1 where |tau_t| >= lambda |tau_MTL - tau_t|; the task gets m_t * tau_MTL.
+tau_MTL = alpha sum_t tau_t. Mask of task t: m_t = 1 where |tau_t| >= lambda |tau_MTL - tau_t|; the task gets
+m_t * tau_MTL.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ r"""TIES: trim, elect a sign, and take the mean of those that have it.
 
 Yadav et al., TIES-Merging, arXiv:2306.01708, algorithm 1. Each task vector keeps the `density` largest of its numbers;
 gamma = sgn(sum_t tau_t); the merged number is the mean of those tau_t that have the sign gamma, times lambda. Weights
-multiply the trimmed vectors before the election, and the mean is the weighted one; with equal weights that is the paper.
+multiply the trimmed vectors before the election, and the mean is the weighted one; with weights of 1 that is the paper.
 
 The paper trims each task vector as a whole. mergekit trims each tensor for itself: `scope="tensor"`.
 """
@@ -56,10 +56,10 @@ class Ties:
         return QuantileSurvey(
             len(sources),
             self.density,
-            lambda pieces, _: pieces,
-            lambda thresholds: replace(self, thresholds=thresholds),
-            lambda bins: replace(self, bins=bins),
-            self.bins,
+            values=lambda pieces, _: pieces,
+            settle=lambda thresholds: replace(self, thresholds=thresholds),
+            again=lambda bins: replace(self, bins=bins),
+            bins=self.bins,
         )
 
     def merge(self, name: str, deltas: Deltas, weights: Weights) -> Floats:
