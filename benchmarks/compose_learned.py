@@ -34,11 +34,10 @@ from skillpack.compose.learned.live import LiveSum
 from skillpack.compose.skills import compose
 from skillpack.grafting.addresses import Shelf
 from skillpack.live.models import open_tokenizer
-from skillpack.progress import silent
 from skillpack.texts import Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from recipes.tasks import Exchange
     from skillpack.compose.learned import Learned
@@ -75,9 +74,13 @@ def main() -> None:
         pack(store)
         if given.store and not given.store.exists():
             shutil.copytree(store, given.store)
-        figures = measured(store, given)
-    arguments = f"--steps {given.steps} --batch {given.batch} --train {given.train} --prompts {given.prompts}"
-    results.save("compose_learned", figures, arguments=arguments, machine=True)
+        arguments = f"--steps {given.steps} --batch {given.batch} --train {given.train} --prompts {given.prompts}"
+        figures: dict[str, Any] = {}
+        # Each part is kept as soon as it is there: on a busy machine the whole takes an hour.
+        for part, found in measured(store, given):
+            figures[part] = found
+            results.save("compose_learned", figures, arguments=arguments, machine=True, quiet=True)
+            print(part, found, flush=True)
     worst = max(abs(value) for value in figures["coded"]["difference_nats"].values())
     if worst > TOLERANCE:
         raise SystemExit(f"the composed skill is {worst:.3f} nats from what was learned")
@@ -91,8 +94,8 @@ def pack(store: Path) -> None:
             skillpack.pack(smollm2(), fine_tune(SUITE[name]), name, size=SIZE, store=store)
 
 
-def measured(store: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
+def measured(store: Path, given: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """All figures, part by part."""
     shelf = Shelf(store, "main")
     bench = Bench(shelf, given.prompts)
     fixed = {"base": (0.0, 0.0), NAMES[0]: (1.0, 0.0), NAMES[1]: (0.0, 1.0), "sum": (1.0, 1.0), "average": (0.5, 0.5)}
@@ -107,16 +110,14 @@ def measured(store: Path, given: argparse.Namespace) -> dict[str, Any]:
         learned[title] = learn_weights(shelf.find(NAMES), how, data, smollm2(), course=course)
         seconds[title] = round((time.perf_counter() - started) / given.steps, 1)
         nats[title] = bench.score(learned[title].weights)
-        print(title, nats[title], learned[title].facts["losses"], seconds[title], flush=True)
+        yield "nats", {name: rounded(found) for name, found in nats.items()}
+        yield "kept", {name: kept(found, nats) for name, found in nats.items()}
+        yield "losses", {name: found.facts["losses"] for name, found in learned.items()}
+        yield "mean_weights", {name: mean_weights(found) for name, found in learned.items()}
+        yield "seconds_a_step", dict(seconds)
     bench.close()
-    return {
-        "nats": {title: rounded(found) for title, found in nats.items()},
-        "kept": {title: kept(found, nats) for title, found in nats.items()},
-        "losses": {title: found.facts["losses"] for title, found in learned.items()},
-        "seconds_a_step": seconds,
-        "coded": coded(store, learned[CODED], nats[CODED], given.prompts),
-        "localise": localised(shelf, train[NAMES[0]], given),
-    }
+    yield "localise", localised(shelf, given)
+    yield "coded", coded(store, learned[CODED], nats[CODED], given.prompts)
 
 
 class Bench:
@@ -133,7 +134,6 @@ class Bench:
                 max_tokens=MAX_TOKENS,
                 seed=0,
                 labelled=True,
-                progress=silent,
             ).all()
             for name in NAMES
         }
@@ -160,11 +160,18 @@ def coded(store: Path, learned: Learned, nats: dict[str, float], prompts: int) -
     return {"bytes": report.size, "difference_nats": rounded({name: found[name] - nats[name] for name in NAMES})}
 
 
-def localised(shelf: Shelf, train: Sequence[Exchange], given: argparse.Namespace) -> dict[str, Any]:
+def localised(shelf: Shelf, given: argparse.Namespace) -> dict[str, Any]:
     """The smallest region of the first skill; what was learned on is not what is measured on."""
     course = Course(max(1, given.steps // 3), given.batch, MAX_TOKENS)
+    train = TASKS[NAMES[0]].train(3 * given.prompts, 0)
     found = learn_weights(shelf.find(NAMES[:1]), learned_method("localise"), samples(train), smollm2(), course=course)
     return {key: found.facts[key] for key in ("share", "kept", "by_magnitude", "after_learning", "steps")}
+
+
+def mean_weights(learned: Learned) -> list[float]:
+    """Of each skill over the tensors."""
+    rows = torch.tensor(list(learned.weights.values()) if isinstance(learned.weights, dict) else [learned.weights])
+    return [round(value, 4) for value in rows.mean(0).tolist()]
 
 
 def samples(exchanges: Sequence[Exchange], *, answered: bool = True) -> list[Sample]:

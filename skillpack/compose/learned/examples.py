@@ -6,24 +6,19 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from skillpack.errors import DataError, UsageError
 from skillpack.evaluating.labels import class_numbers
 from skillpack.live.batches import Batch, encode, padding_token
-from skillpack.live.generation import complete
 from skillpack.live.predictions import longest, task_of
 from skillpack.texts import Sample, read_samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from skillpack.progress import Progress
-
-ANSWER_TOKENS: Final = 32
-"""Most tokens that a model writes of an answer to a prompt that comes without one."""
 
 Source = str | Path | list[Sample]
 """What `skillpack.texts.read_samples` reads, or samples."""
@@ -88,13 +83,12 @@ class Examples:
 
     Args:
         groups: texts of each task.
-        model: the live model; a language model answers prompts that have no answer, unless `labelled`.
+        model: the live model.
         tokenizer: of the model.
         batch: texts of each task that a step draws.
         max_tokens: texts that are longer are cut.
         seed: of the order in which they are drawn.
         labelled: answers or classes are learned from, so that every text needs one.
-        progress: called during the work.
 
     Raises:
         DataError: nothing in a task's texts can be predicted, or a label or an answer is missing.
@@ -111,7 +105,6 @@ class Examples:
         max_tokens: int,
         seed: int,
         labelled: bool,
-        progress: Progress,
     ) -> None:
         if batch < 1 or max_tokens < 2:
             raise UsageError("A batch has at least one text, and a text at least two tokens")
@@ -121,7 +114,7 @@ class Examples:
         # A classifier on a decoder finds the end of a text by the padding that its configuration names.
         self._alone = self._classes and model.config.pad_token_id != padding_token(tokenizer)
         self._labelled = labelled
-        self._groups = [self._usable(group, model, progress) for group in groups]
+        self._groups = [self._usable(group, model) for group in groups]
         self._draws = torch.Generator().manual_seed(seed)
         self._queues: list[list[int]] = [[] for _ in self._groups]
 
@@ -148,7 +141,7 @@ class Examples:
             found.append(queue.pop())
         return found
 
-    def _usable(self, samples: Sequence[Sample], model: Any, progress: Progress) -> _Group:
+    def _usable(self, samples: Sequence[Sample], model: Any) -> _Group:
         numbers = None
         if self._classes:
             numbers = class_numbers(samples, model.config) if self._labelled else None
@@ -156,8 +149,6 @@ class Examples:
                 raise DataError("the texts have no labels, which this method learns from", hint="Add a label to each.")
         elif self._labelled:
             _check_answered(samples)
-        else:
-            samples = complete(model, self._tokenizer, samples, ANSWER_TOKENS, progress=progress)
         batches = encode(samples, self._tokenizer, self._limit, 0, whole=self._classes)
         used = sorted({place for batch in batches for place in batch.sample.tolist()})
         if not used:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
+
 from skillpack.compose.learned.adamerging import AdaMerging
 from skillpack.compose.learned.atlas import Atlas
 from skillpack.compose.learned.concrete import Concrete, ConcreteMask
@@ -16,7 +18,9 @@ from skillpack.compose.learned.options import with_options
 from skillpack.compose.learned.self_positioning import SelfPositioning
 from skillpack.compose.protocol import options_of
 from skillpack.errors import UsageError, listing
+from skillpack.live.generation import complete
 from skillpack.live.models import open_tokenizer
+from skillpack.live.predictions import task_of
 from skillpack.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -38,6 +42,8 @@ METHODS: Final[dict[str, type[LearnedMethod]]] = {
 STEPS: Final = 100
 BATCH: Final = 8
 MAX_TOKENS: Final = 256
+ANSWER_TOKENS: Final = 32
+"""Most tokens that are written of an answer to a prompt that comes without one."""
 _DIGITS: Final = 6
 """Digits of a weight that are kept: what is finer is noise of the arithmetic, and would make recipes long."""
 _HELD_OUT: Final = 4
@@ -151,11 +157,29 @@ class _Lesson:
         """Learn, and say in JSON how it went."""
         if isinstance(method, Localise):
             return self._region(method, groups)
-        self.live.set(method.start_weights(self.live))
+        if not method.labelled:
+            groups = self._answered(method, groups)
         examples = self._examples(groups, labelled=method.labelled)
         if isinstance(method, Concrete):
             return self._mask(method, examples)
         return self._weights(method, examples)
+
+    def _answered(self, method: AdaMerging | Concrete, groups: Sequence[Sequence[Sample]]) -> list[list[Sample]]:
+        """Prompts of a language model with answers of its own.
+
+        Where there are as many tasks as skills, each task's prompts are answered by its skill alone: as the paper reads
+        the predictions of a task off that task's own head, these here are read off along its own expert's text.
+        Otherwise the sum that learning begins with answers.
+        """
+        live, found = self.live, []
+        if task_of(live.model) == "class":
+            return [list(group) for group in groups]
+        skills = len(live.spots[0].deltas)
+        for place, group in enumerate(groups):
+            alone = torch.eye(skills)[place].expand(len(live.spots), skills) if len(groups) == skills else None
+            live.set(method.start_weights(live) if alone is None else alone)
+            found.append(complete(live.model, self.tokenizer, group, ANSWER_TOKENS, progress=self.progress))
+        return found
 
     def _weights(self, method: Weighted, examples: Examples) -> Learned:
         found = method.learn(self.live, examples, self.course.steps, self.progress)
@@ -194,7 +218,6 @@ class _Lesson:
             max_tokens=self.course.max_tokens,
             seed=self.course.seed,
             labelled=labelled,
-            progress=self.progress,
         )
 
 

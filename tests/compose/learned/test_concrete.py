@@ -52,9 +52,7 @@ def test_the_first_step_goes_down_the_slope(tiny, opened):
     method = Concrete(rate=0.01)
 
     def examples():
-        return Examples(
-            tiny.tasks, live.model, tiny.tokenizer, batch=4, max_tokens=64, seed=0, labelled=False, progress=silent
-        )
+        return Examples(tiny.tasks, live.model, tiny.tokenizer, batch=4, max_tokens=64, seed=0, labelled=False)
 
     drawn = examples().draw()
 
@@ -81,9 +79,7 @@ def test_the_first_step_goes_down_the_slope(tiny, opened):
 def test_learning_makes_the_masked_sum_surer(tiny, opened):
     live = LiveSum(tiny.base, opened("english", "german"))
     method = Concrete(rate=0.3, scale=0.5)
-    examples = Examples(
-        tiny.tasks, live.model, tiny.tokenizer, batch=4, max_tokens=64, seed=0, labelled=False, progress=silent
-    )
+    examples = Examples(tiny.tasks, live.model, tiny.tokenizer, batch=4, max_tokens=64, seed=0, labelled=False)
     live.set(method.start_weights(live))
     before = measure(live, examples.all())
     logits = method.learn(live, examples, 12, silent).logits

@@ -8,7 +8,6 @@ import torch
 from skillpack.compose.learned.examples import Examples, digest_of_samples, read_groups
 from skillpack.errors import DataError, UsageError
 from skillpack.live.models import open_model, open_tokenizer
-from skillpack.progress import silent
 from skillpack.texts import Sample
 from tests.live import models
 
@@ -29,7 +28,6 @@ def make(tiny, model):
             max_tokens=max_tokens,
             seed=1,
             labelled=labelled,
-            progress=silent,
         )
 
     return made
@@ -61,10 +59,10 @@ def test_targets_are_the_next_tokens(make):
     assert piece.targets is None
 
 
-def test_prompts_are_answered_by_the_model_unless_answers_are_learned_from(make):
+def test_prompts_without_answers_predict_nothing(make):
     prompts = [Sample(messages=({"role": "user", "content": "Hi"},))] * 2
-    (piece,) = make([prompts], labelled=False).draw()
-    assert int(piece.batch.scored.sum(1).min()) > 0
+    with pytest.raises(DataError, match="nothing in the data"):
+        make([prompts], labelled=False)
     with pytest.raises(DataError, match="2 of 2 prompts have no answer"):
         make([prompts])
 
@@ -89,9 +87,7 @@ def test_labels_go_with_their_texts(tmp_path):
 
     def pieces(group, labelled=True):
         model, tokenizer = open_model(base), open_tokenizer(base)
-        return Examples(
-            group, model, tokenizer, batch=3, max_tokens=64, seed=0, labelled=labelled, progress=silent
-        ).draw()
+        return Examples(group, model, tokenizer, batch=3, max_tokens=64, seed=0, labelled=labelled).draw()
 
     for piece in pieces([texts]):
         lengths = piece.batch.attention_mask.sum(1)

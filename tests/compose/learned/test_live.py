@@ -14,15 +14,12 @@ from skillpack.compose.learned.live import LiveSum
 from skillpack.errors import ConflictError, UsageError, WrongBaseError
 from skillpack.grafting.addresses import Shelf
 from skillpack.live.models import open_tokenizer
-from skillpack.progress import silent
 from skillpack.texts import Sample
 from tests.live import models
 
 
 def examples(live, tiny, *, labelled):
-    return Examples(
-        tiny.tasks, live.model, tiny.tokenizer, batch=4, max_tokens=64, seed=0, labelled=labelled, progress=silent
-    )
+    return Examples(tiny.tasks, live.model, tiny.tokenizer, batch=4, max_tokens=64, seed=0, labelled=labelled)
 
 
 def test_a_product_is_the_matrix_it_stands_for():
@@ -120,7 +117,6 @@ def test_classifiers(tmp_path):
             max_tokens=64,
             seed=0,
             labelled=labelled,
-            progress=silent,
         ).draw()
         weights = torch.full((len(live.spots), 1), 0.5)
         live.set(weights)

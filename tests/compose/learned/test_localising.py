@@ -28,7 +28,6 @@ def examples(tiny, live):
             max_tokens=64,
             seed=0,
             labelled=True,
-            progress=silent,
         )
 
     return made

@@ -24,9 +24,7 @@ def live(tiny, opened):
 @pytest.fixture
 def examples(tiny, live):
     def made(labelled):
-        return Examples(
-            tiny.tasks, live.model, tiny.tokenizer, batch=4, max_tokens=64, seed=0, labelled=labelled, progress=silent
-        )
+        return Examples(tiny.tasks, live.model, tiny.tokenizer, batch=4, max_tokens=64, seed=0, labelled=labelled)
 
     return made
 
