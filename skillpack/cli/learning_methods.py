@@ -28,7 +28,12 @@ def learned_options(function: Function) -> Function:
             help=f"Texts to learn from, for {', '.join(LEARNED)}; once for each task.",
         ),
         click.option(
-            "--steps", type=click.IntRange(0), default=100, metavar="NUMBER", help="Steps of learning.", show_default=True
+            "--steps",
+            type=click.IntRange(0),
+            default=100,
+            metavar="NUMBER",
+            help="Steps of learning.",
+            show_default=True,
         ),
         click.option(
             "--batch",
@@ -61,14 +66,13 @@ def learns(method: str, data: Sequence[str], base: str | None) -> bool:
     if method not in LEARNED:
         if data:
             raise UsageError(
-                f"The method {method} needs no texts", hint=f"Leave out --data; {listing(LEARNED, 10)} learn from texts."
+                f"The method {method} needs no texts",
+                hint=f"Leave out --data; {listing(LEARNED, 10)} learn from texts.",
             )
         return False
     if not data:
         kind = "prompts or texts" if method in _UNLABELLED else "texts with answers or labels"
         raise UsageError(f"The method {method} learns from {kind}", hint="Give them: --data prompts.jsonl")
     if base is None:
-        raise UsageError(
-            f"The method {method} learns on the live model", hint="Give the skills' base: --base org/base"
-        )
+        raise UsageError(f"The method {method} learns on the live model", hint="Give the skills' base: --base org/base")
     return True

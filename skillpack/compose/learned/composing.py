@@ -33,7 +33,7 @@ def learned_compose(
     name: str,
     *,
     method: str | LearnedMethod,
-    data: Source | Sequence[str | Path],
+    data: Source,
     base: str | Path,
     options: Mapping[str, Any] | None = None,
     steps: int = STEPS,
@@ -60,8 +60,9 @@ def learned_compose(
         addresses: of the skills, without weights.
         name: of the composed skill.
         method: "adamerging", "atlas", "self-positioning", "concrete", "localise", or one of their dataclasses.
-        data: texts, prompts or answered chats: what `skillpack.texts.read_samples` reads, samples, or a path for each
-            task, of which every step draws.
+        data: texts, prompts or answered chats: what `skillpack.texts.read_samples` reads, or samples; or several of
+            these, one for each task, of which every step draws. As many tasks as skills are taken to be theirs, in
+            their order, by methods that let a model answer the prompts.
         base: folder or Hub id of the skills' base.
         options: of a method by name: ``{"layerwise": False}``.
         steps: of gradient descent.
@@ -102,7 +103,7 @@ def learned_compose(
         # By digest: the library may have moved on while weights were learned.
         [f"{active.skill.name}@{active.skill.digest}" for active in skills],
         name,
-        method="sum" if found.mask is None else found.mask,  # type: ignore[arg-type]
+        method="sum" if found.mask is None else found.mask,
         weights=found.weights,
         learned=found.facts,
         size=size,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,12 +17,8 @@ from skillpack.live.batches import Batch, encode, padding_token
 from skillpack.live.predictions import longest, task_of
 from skillpack.texts import Sample, read_samples
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-
-Source = str | Path | list[Sample]
-"""What `skillpack.texts.read_samples` reads, or samples."""
+Source = str | Path | Sequence[Sample] | Sequence[str | Path] | Sequence[Sequence[Sample]]
+"""What `skillpack.texts.read_samples` reads, or samples; or several of either, one for each task."""
 
 
 class Piece(NamedTuple):
@@ -45,20 +42,22 @@ class Piece(NamedTuple):
         return Piece(Batch(ids, mask, scored, batch.sample), self.shares.to(device), targets)
 
 
-def read_groups(data: Source | Sequence[str | Path]) -> list[list[Sample]]:
+def read_groups(data: Source) -> list[list[Sample]]:
     """Read one source, or one for each task.
 
     Args:
-        data: a source, or several paths; of several, each step of learning draws from all.
+        data: a source; of several, each step of learning draws from all.
 
     Raises:
         DataError: see `skillpack.texts.read_samples`.
     """
     if isinstance(data, (str, Path)):
         return [read_samples(data)]
-    if data and all(isinstance(each, Sample) for each in data):
-        return [list(data)]  # type: ignore[arg-type]
-    groups = [read_samples(each) if isinstance(each, (str, Path)) else list(each) for each in data]  # type: ignore[arg-type]
+    samples = [each for each in data if isinstance(each, Sample)]
+    groups = [read_samples(each) for each in data if isinstance(each, (str, Path))]
+    groups += [list(each) for each in data if isinstance(each, (list, tuple))]
+    if samples:
+        groups.append(samples)
     if not groups or not all(groups):
         raise UsageError("There are no texts to learn from", hint="Give a file of prompts: --data prompts.jsonl")
     return groups
@@ -134,7 +133,7 @@ class Examples:
 
     def _next(self, place: int) -> list[int]:
         queue, number = self._queues[place], len(self._groups[place].samples)
-        found = []
+        found: list[int] = []
         while len(found) < min(self._batch, number):
             if not queue:
                 queue.extend(torch.randperm(number, generator=self._draws).tolist())

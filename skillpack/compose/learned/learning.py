@@ -102,7 +102,7 @@ def learned_method(method: str | LearnedMethod, options: Mapping[str, Any] | Non
 def learn_weights(
     skills: Sequence[Active],
     method: LearnedMethod,
-    data: Source | Sequence[str | Path],
+    data: Source,
     base: str | Path,
     *,
     course: Course,
@@ -157,7 +157,7 @@ class _Lesson:
         """Learn, and say in JSON how it went."""
         if isinstance(method, Localise):
             return self._region(method, groups)
-        if not method.labelled:
+        if isinstance(method, (AdaMerging, Concrete)):
             groups = self._answered(method, groups)
         examples = self._examples(groups, labelled=method.labelled)
         if isinstance(method, Concrete):

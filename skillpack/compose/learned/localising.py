@@ -116,7 +116,8 @@ class Localise:
         """
         gain = _Gain(live, held_out)
         tried = self._by_magnitude(live, gain, progress)
-        learned, losses = None, ()
+        learned: Region | None = None
+        losses: tuple[float, ...] = ()
         if steps:
             masks, losses = self._refine(live, examples, tried[-1].masks, steps, progress)
             learned = gain.region(masks)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from skillpack.errors import UsageError, listing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Kind = TypeVar("Kind")
 
@@ -39,10 +39,10 @@ def with_options(kind: type[Kind], options: Mapping[str, Any]) -> Kind:
 
 def _value(name: str, value: Any, annotation: str) -> Any:
     """A value as its field wants it; annotations are text, as this package postpones them."""
-    readers = {"bool": _truth, "int": int, "float": float}
+    readers: dict[str, Callable[[str], Any]] = {"bool": _truth, "int": int, "float": float}
     if annotation.endswith("| None") and (value is None or str(value).lower() in {"none", "auto"}):
         return None
-    reader = readers.get(annotation.partition(" |")[0], str)
+    reader = readers[annotation.partition(" |")[0]]
     try:
         return reader(str(value))
     except ValueError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -18,8 +18,31 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from skillpack.compose.protocol import Deltas, Source, Weights
-    from skillpack.route.protocol import Route
     from skillpack.tensors import Floats
+
+
+class Scored(Protocol):
+    """A skill and how well it fits a prompt, see `skillpack.route.protocol`."""
+
+    @property
+    def name(self) -> str:
+        """Of the skill."""
+
+    @property
+    def score(self) -> float:
+        """The larger the better."""
+
+
+class Route(Protocol):
+    """Where a prompt goes, see `skillpack.route.protocol`."""
+
+    @property
+    def choices(self) -> Sequence[Scored]:
+        """The skills that serve it; none if the base does."""
+
+    @property
+    def scores(self) -> Sequence[Scored]:
+        """Of all skills."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +146,10 @@ def twin_addresses(
         UsageError: the temperature is not positive.
 
     Example:
-        >>> from skillpack.route.protocol import Route, Scored
-        >>> route = Route((Scored("math", "", 2.0),), (Scored("math", "", 2.0), Scored("code", "", 1.0)))
-        >>> twin_addresses(route, "shared", {"math": "math-only", "code": "code-only"})
-        ['shared', 'math-only=0.7310585786300049', 'code-only=0.2689414213699951']
+        >>> exclusive = {"math": "math-only", "code": "code-only"}
+        >>> for route in router.route(["What is 12 times 31?"]):  # doctest: +SKIP
+        ...     with host.using(*twin_addresses(route, "shared", exclusive)):
+        ...         ...
     """
     if not temperature > 0:
         raise UsageError(f"A temperature of {temperature:g} makes no sense", hint="Give a positive number.")

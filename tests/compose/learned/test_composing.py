@@ -25,10 +25,10 @@ def store(tiny, tmp_path):
     return shutil.copytree(tiny.store, tmp_path / "store")
 
 
-def loss(tiny, store, name):
-    """Of a skill of the store, on all texts, nats per token."""
+def loss(tiny, store, name, weight=1):
+    """Of a skill of the store, on all texts, nats per token; of the base at weight 0."""
     live = LiveSum(tiny.base, [active.skill for active in Shelf(store, "main").find([name])])
-    live.set(torch.ones(len(live.spots), 1))
+    live.set(torch.full((len(live.spots), 1), float(weight)))
     examples = Examples(tiny.tasks, live.model, tiny.tokenizer, batch=4, max_tokens=64, seed=0, labelled=True)
     return measure(live, examples.all())
 
@@ -45,7 +45,7 @@ def test_weights_make_a_skill_that_can_be_made_again_without_the_texts(tiny, sto
     assert last < first
     again = recompose("both", base=tiny.base, store=store)
     assert again.same
-    assert loss(tiny, store, "both") < loss(tiny, store, "english")
+    assert loss(tiny, store, "both") < loss(tiny, store, "english", weight=0)
 
 
 def test_the_same_command_gives_the_same_skill(tiny, store):
@@ -72,7 +72,8 @@ def test_what_is_composed_is_what_was_learned(tiny, store):
     composed = LiveSum(tiny.base, [both.skill])
     composed.set(torch.ones(len(composed.spots), 1))
     for spot, values in zip(composed.spots, wanted, strict=True):
-        torch.testing.assert_close(spot.place.values, values, rtol=1e-3, atol=1e-3)
+        # Norms are bit for bit in the skill, and so rounded to bf16.
+        torch.testing.assert_close(spot.place.values, values, rtol=2**-8, atol=1e-3)
 
 
 def test_a_region_of_a_skill_is_a_smaller_skill(tiny, store):
