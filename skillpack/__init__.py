@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
+    from skillpack.compose.learned.composing import learned_compose
+    from skillpack.compose.methods.twin import twin_addresses
     from skillpack.compose.report import ComposeReport
     from skillpack.compose.skills import compose, recompose
     from skillpack.differences import LibraryDiff, diff
@@ -130,6 +132,7 @@ __all__ = [
     "import_adapter",
     "import_skill",
     "install",
+    "learned_compose",
     "list",
     "list_keys",
     "list_remotes",
@@ -164,6 +167,7 @@ __all__ = [
     "sync",
     "tag",
     "trust",
+    "twin_addresses",
     "undelete",
     "untrust",
     "verify",
@@ -226,6 +230,7 @@ _HOMES = {
     "host": "grafting.host.host",
     "import_skill": "library",
     "install": "library",
+    "learned_compose": "compose.learned.composing.learned_compose",
     "list": "summaries.list_skills",
     "list_keys": "signing",
     "list_remotes": "remotes",
@@ -260,6 +265,7 @@ _HOMES = {
     "sync": "locked_skills",
     "tag": "branching",
     "trust": "signing",
+    "twin_addresses": "compose.methods.twin.twin_addresses",
     "undelete": "branching",
     "untrust": "signing",
     "verify": "library",

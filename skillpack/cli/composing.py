@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import skillpack
 from skillpack.cli.compose_documents import compose_document
 from skillpack.cli.console import counted, human
+from skillpack.cli.learning_methods import LEARNED, learned_options, learns
 from skillpack.cli.options import dry_run_option, history_options, output_options, parse_size, store_options
 from skillpack.errors import UsageError
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--size", type=parse_size, metavar="SIZE", help="Take at most 5MB, 2.5MiB, 500kB or this many bytes.")
 @click.option("--base", type=click.Path(), metavar="MODEL", help="The base; needed where skills are kept bit for bit.")
 @click.option("--again", is_flag=True, help="Compose a skill once more by its recipe, and compare; nothing is stored.")
+@learned_options
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Tensors at a time; one per core by default.")
 @click.option("--device", default="cpu", metavar="DEVICE", help="Torch device, such as cuda:1.", show_default=True)
 @history_options
@@ -51,6 +53,10 @@ def compose(
     size: int | None,
     base: str | None,
     again: bool,
+    data: tuple[str, ...],
+    steps: int,
+    batch: int,
+    max_tokens: int,
     workers: int | None,
     device: str,
     message: str,
@@ -64,7 +70,8 @@ def compose(
 
     METHOD is sum (task arithmetic), average, negation, ties, dare, breadcrumbs, pcb, consensus, tall-masks, emr or
     layer-swapping; docs/compose.md says what each does, with its paper and its options. They need no data. The result
-    is a skill like any other.
+    is a skill like any other. adamerging, atlas, self-positioning, concrete and localise learn from --data on the live
+    model; docs/compose-learned.md is about these.
 
     Without --size it is as faithful as its parts: a weighted sum keeps their streams as they are, everything else is
     coded with the precision that they have. With --size the whole skill takes at most that on disk.
@@ -82,25 +89,35 @@ def compose(
         return
     if name is None:
         raise click.UsageError("Missing option '--name'.")
+    common: dict[str, Any] = {
+        "method": method,
+        "options": _options(options, None if method in LEARNED else seed),
+        "size": size,
+        "base": base,
+        "store": store,
+        "branch": branch,
+        "message": message,
+        "author": author,
+        "workers": workers,
+        "device": device,
+        "dry_run": dry_run,
+    }
     with output.progress() as progress:
-        report = skillpack.compose(
-            skills,
-            name,
-            method=method,
-            options=_options(options, seed),
-            weights=_weights(weights),
-            task=task,
-            size=size,
-            base=base,
-            store=store,
-            branch=branch,
-            message=message,
-            author=author,
-            workers=workers,
-            device=device,
-            dry_run=dry_run,
-            progress=progress,
-        )
+        if learns(method, data, base, weights=weights, task=task):
+            report = skillpack.learned_compose(
+                skills,
+                name,
+                data=data,
+                steps=steps,
+                batch=batch,
+                max_tokens=max_tokens,
+                seed=seed or 0,
+                learn_device=device,
+                progress=progress,
+                **common,
+            )
+        else:
+            report = skillpack.compose(skills, name, weights=_weights(weights), task=task, progress=progress, **common)
     output.result(compose_document(report, dry_run=dry_run), *_summary(report, dry_run=dry_run))
 
 

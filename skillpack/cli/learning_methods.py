@@ -57,11 +57,14 @@ def learned_options(function: Function) -> Function:
     return function
 
 
-def learns(method: str, data: Sequence[str], base: str | None) -> bool:
+def learns(
+    method: str, data: Sequence[str], base: str | None, *, weights: str | None = None, task: str | None = None
+) -> bool:
     """Whether a method learns from texts.
 
     Raises:
-        UsageError: it does and misses texts or the base, or it does not and texts are given.
+        UsageError: it does and misses texts or the base, or weights or a task are given; or it does not and texts are
+            given.
     """
     if method not in LEARNED:
         if data:
@@ -75,4 +78,7 @@ def learns(method: str, data: Sequence[str], base: str | None) -> bool:
         raise UsageError(f"The method {method} learns from {kind}", hint="Give them: --data prompts.jsonl")
     if base is None:
         raise UsageError(f"The method {method} learns on the live model", hint="Give the skills' base: --base org/base")
+    for option, value in (("--weights", weights), ("--task", task)):
+        if value is not None:
+            raise UsageError(f"The method {method} has no use for {option}", hint="Leave it out.")
     return True

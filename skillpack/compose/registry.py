@@ -18,6 +18,7 @@ from skillpack.compose.methods.pcb import Pcb
 from skillpack.compose.methods.sum import Sum
 from skillpack.compose.methods.tall import TallMasks
 from skillpack.compose.methods.ties import Ties
+from skillpack.compose.methods.twin import Twin
 from skillpack.errors import UsageError, listing
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _ALL: Final = (
     TallMasks,
     Emr,
     LayerSwapping,
+    Twin,
 )
 _OWN: Final[Mapping[str, type[Any]]] = {method.name: method for method in _ALL}
 
