@@ -133,7 +133,8 @@ def learn_weights(
     about = {"texts": digest_of_samples(groups), **asdict(course)}
     del about["device"]
     learned = lesson.learn(method, groups)
-    facts = {"method": method.name, "options": options_of(method), **about, **learned.facts}  # type: ignore[arg-type]
+    options = {f"option.{name}": value for name, value in options_of(method).items()}  # type: ignore[arg-type]
+    facts = {"method": method.name, **options, **about, **learned.facts}
     return replace(learned, facts=facts)
 
 
