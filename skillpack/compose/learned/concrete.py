@@ -76,7 +76,7 @@ class Concrete:
         Raises:
             NotFiniteError: the model predicts NaN or infinity.
         """
-        stage = Stage(progress, "learning the mask", steps)
+        stage = Stage(progress, "learning the mask", steps * live.nbytes)
         logits = [torch.zeros(spot.base.shape, device=live.device, requires_grad=True) for spot in live.spots]
         optimiser = torch.optim.Adam(logits, lr=self.rate)
         losses = []
@@ -94,7 +94,7 @@ class Concrete:
             for number, each in enumerate(logits):
                 self._drawn(each, step, number).backward(found[number])  # type: ignore[no-untyped-call]
             optimiser.step()
-            stage.advance(1)
+            stage.advance(live.nbytes)
         return FittedMask([each.detach() for each in logits], tuple(losses))
 
     def factors(self, logits: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -61,13 +61,13 @@ def fit(
         weighting: what is learned.
         optimiser: of the weighting's parameters.
         steps: how many; each draws new texts.
-        progress: called after each step; counts tokens, as far as they are known.
+        progress: called after each step; counts bytes of the weights that are set.
         schedule: of the optimiser's rate.
 
     Raises:
         NotFiniteError: the model predicts NaN or infinity.
     """
-    stage = Stage(progress, "learning weights", steps)
+    stage = Stage(progress, "learning weights", steps * live.nbytes)
     losses = []
     for _ in range(steps):
         weights = weighting.weights()
@@ -79,7 +79,7 @@ def fit(
         optimiser.step()
         if schedule is not None:
             schedule.step()
-        stage.advance(1)
+        stage.advance(live.nbytes)
     with torch.no_grad():
         final = weighting.weights().detach().clone()
     live.set(final)

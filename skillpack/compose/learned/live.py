@@ -110,6 +110,11 @@ class LiveSum:
         """Names of the tensors that the skills change."""
         return [spot.name for spot in self.spots]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the base's tensors that the skills change; what a step of learning goes through."""
+        return sum(spot.base.nbytes for spot in self.spots)
+
     def by_name(self, values: Sequence[Value]) -> dict[str, Value]:
         """What belongs to each spot, by every name that the base's checkpoint has for it: tied tensors have several."""
         extents = {spot.place.extent: value for spot, value in zip(self.spots, values, strict=True)}

@@ -108,7 +108,7 @@ class Localise:
             examples: what to learn from.
             held_out: what to measure on.
             steps: of gradient descent.
-            progress: called during the work; counts steps.
+            progress: called during the work; counts bytes of the weights that are set.
 
         Raises:
             DataError: the skill is no better than the base on the texts.
@@ -134,13 +134,13 @@ class Localise:
     def _by_magnitude(self, live: LiveSum, gain: _Gain, progress: Progress) -> list[Region]:
         """Regions of the largest changes; masks of the last two only are kept."""
         shares = [self.share] if self.share is not None else [2.0**-power for power in range(1, _HALVINGS + 1)]
-        stage = Stage(progress, "trying regions", len(shares))
+        stage = Stage(progress, "trying regions", len(shares) * live.nbytes)
         tried = [gain.whole()] if self.share is None else []
         for share in shares:
             if len(tried) > 1:
                 tried[-2] = tried[-2]._replace(masks=[])
             tried.append(gain.region(largest(live, share)))
-            stage.advance(1)
+            stage.advance(live.nbytes)
             if tried[-1].kept < self.keep:
                 break
         return tried
@@ -148,7 +148,7 @@ class Localise:
     def _refine(
         self, live: LiveSum, examples: Examples, first: Sequence[torch.Tensor], steps: int, progress: Progress
     ) -> tuple[list[torch.Tensor], tuple[float, ...]]:
-        stage = Stage(progress, "learning the region", steps)
+        stage = Stage(progress, "learning the region", steps * live.nbytes)
         scores = [torch.full(mask.shape, -self.bias, device=live.device) for mask in first]
         losses = []
         for _ in range(steps):
@@ -162,7 +162,7 @@ class Localise:
             losses.append(passes(live, examples.draw(), take))
             for mask, score, slope in zip(first, scores, found, strict=True):
                 score.sub_(self.rate * slope * gate_slope(mask, score))
-            stage.advance(1)
+            stage.advance(live.nbytes)
         logits = [torch.where(mask, -score, score) for mask, score in zip(first, scores, strict=True)]
         return open_gates(logits, self.share), tuple(losses)
 

@@ -106,3 +106,10 @@ def test_learning_lowers_the_loss_and_leaves_the_model_with_what_was_learned(liv
 def test_learning_again_gives_the_same(live, examples):
     runs = [AdaMerging().learn(live, examples(False), 3, silent).weights for _ in range(2)]
     assert torch.equal(*runs)
+
+
+def test_progress_is_told_in_bytes(live, examples):
+    told = []
+    AdaMerging().learn(live, examples(False), 2, lambda *each: told.append(each))
+    size = sum(spot.place.tensor.numel() * 2 for spot in live.spots)
+    assert told == [(done * size, 2 * size, "learning weights") for done in range(3)]
