@@ -42,6 +42,8 @@ _ALL: Final = (
     LayerSwapping,
     Twin,
 )
+_LEARNED: Final = ("adamerging", "atlas", "self-positioning", "concrete", "localise")
+"""Methods of `skillpack.compose.learned`, which are made with texts."""
 _OWN: Final[Mapping[str, type[Any]]] = {method.name: method for method in _ALL}
 
 
@@ -77,6 +79,11 @@ def _class_of(name: str) -> type[Any]:
         return _OWN[name]
     for point in entry_points(group=GROUP, name=name):
         return cast("type[Any]", point.load())
+    if name in _LEARNED:
+        raise UsageError(
+            f"The method {name} learns from texts, which a recipe names by their digest only",
+            hint=f"Give the texts: skillpack compose SKILL... --method {name} --data DATA --base MODEL --name NAME",
+        )
     raise UsageError(f"There is no method {name!r}", hint=f"Choose one of {listing(method_names(), 30)}.")
 
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from skillpack.cli.learning_methods import LEARNED
 from skillpack.cli.root import root
 from skillpack.compose.learned import METHODS
+from skillpack.compose.registry import _LEARNED
 
 
 @pytest.fixture
@@ -47,6 +48,19 @@ def test_learning_on_the_command_line(tiny, run, files):
     again = run("--again", "both", "--base", tiny.base)
     assert again.exit_code == 0, again.output
     assert "the same skill" in again.output
+
+
+def test_a_mask_is_not_made_again_without_its_texts(tiny, run, files):
+    options = ("--method", "localise", "--base", tiny.base, "--steps", 1, "--max-tokens", 64, "--data", files[0])
+    made = run("english", "--name", "core", *options, "--option", "share=0.5")
+    assert made.exit_code == 0, made.output
+    again = run("--again", "core", "--base", tiny.base)
+    assert again.exit_code == 2
+    assert "learns from texts" in again.output
+
+
+def test_the_registry_and_the_command_know_the_same_methods():
+    assert sorted(_LEARNED) == sorted(LEARNED)
 
 
 def test_twin_parts_on_the_command_line(tiny, run):
