@@ -104,7 +104,12 @@ class Composition:
         Raises:
             DamagedSkillError: it has another shape.
         """
-        decoded = claim.decode()
+        active, entry = self.coded(claim)
+        if entry is not None and entry.main is not None and entry.main.codec not in VALUES:
+            # The base need not be there, nor be read, to know what is added to it.
+            decoded = active.skill.decode(entry, None)
+        else:
+            decoded = claim.decode()
         delta = decoded.delta if decoded.delta is not None else self._difference(target, decoded)
         if delta.shape != target.form[1]:
             raise DamagedSkillError(f"Skill {claim.skill}: tensor {target.name} does not have shape {target.form[1]}")

@@ -12,9 +12,11 @@ import pytest
 import skillpack
 from skillpack.checkpoint import open_checkpoint
 from skillpack.compose.methods.ties import Ties
+from skillpack.compose.registry import make_method
 from skillpack.compose.selection import QuantileSurvey
 from skillpack.errors import ConflictError, NotFoundError, UsageError, WrongBaseError
 from skillpack.library import open_wanted
+from skillpack.packing.planning import LossyPlan
 from skillpack_store import Repository
 from tests.compose.methods import merged
 from tests.packing.models import EMBED, NORM, bytes_on_disk, normal, tensor, tuned_values, write
@@ -85,7 +87,7 @@ def test_one_skill_of_weight_1_installs_the_same_bytes(compose, library, tmp_pat
         np.testing.assert_array_equal(one[name].data, wanted.data, err_msg=name)
 
 
-def test_a_composed_skill_is_composed_and_grafted_like_any_other(compose, library):
+def test_a_composed_skill_is_composed_like_any_other(compose, library):
     compose("ada", "bob", name="two")
     report = compose("two=0.5", "cat")
     assert report.summed == 5
@@ -93,10 +95,6 @@ def test_a_composed_skill_is_composed_and_grafted_like_any_other(compose, librar
     wanted = {name: 0.5 * (added[0] + added[1]) + added[2] for name, added in expected.items()}
     found = of(compose.store, library.base, "all")
     assert relative(found, wanted) < 5e-3
-    skill = open_wanted(["all"], store=compose.store)[0].skill
-    entry = next(entry for entry in skill.manifest.tensors if entry.name == MATRIX)
-    factors = skill.factors(entry)
-    np.testing.assert_allclose(factors.left @ factors.right.T, found[MATRIX], atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["ties", "pcb", "emr"])
@@ -105,8 +103,6 @@ def test_what_is_coded_anew_is_close_to_what_the_method_gives(compose, library, 
     # The parts are told by digest, whatever their order was.
     parts = [part.name for part in report.recipe.parts]
     assert [part.digest for part in report.recipe.parts] == sorted(part.digest for part in report.recipe.parts)
-    from skillpack.compose.registry import make_method
-
     weights = [part.weight for part in report.recipe.parts]
     expected = merged(make_method(method, {}), deltas(compose.store, library.base, *parts), weights)
     assert relative(of(compose.store, library.base, "all"), expected) < 0.05
@@ -164,7 +160,7 @@ def test_weights_for_each_tensor(compose, library):
     assert skillpack.recompose("all", store=compose.store, base=library.base).same
 
 
-@pytest.mark.parametrize(("method", "size"), [("sum", 25_000), ("sum", 60_000), ("ties", 20_000), ("emr", 60_000)])
+@pytest.mark.parametrize(("method", "size"), [("sum", 25_000), ("sum", 45_000), ("ties", 20_000), ("emr", 60_000)])
 def test_a_size_is_met(compose, library, method, size):
     report = compose("ada", "bob", method=method, size=size)
     assert 0.98 * size <= report.size <= size
@@ -175,7 +171,7 @@ def test_a_size_is_met(compose, library, method, size):
 def test_a_sum_that_fits_is_not_coded_anew(compose):
     report = compose("ada", "bob", size=80_000)
     assert (report.recoded, report.summed) == (0, 5)
-    with pytest.raises(UsageError, match="takes"):
+    with pytest.raises(UsageError, match="not possible"):
         compose("ada", "bob", size=2_000)
 
 
@@ -207,9 +203,9 @@ def pair(tmp_path):
     """Function: pack two fine-tunes of a base in fp32, given as changes of values, and compose them."""
     base = {MATRIX: normal(48, 32, seed=1), NORM: normal(32, seed=2)}
 
-    def pair(first, second, **options):
+    def pair(one, two, **options):
         write(tmp_path / "base", base, "F32")
-        for name, values in (("first", first), ("second", second)):
+        for name, values in (("first", one), ("second", two)):
             write(tmp_path / name, values(base), "F32", **options.pop(name, {}))
             skillpack.pack(tmp_path / "base", tmp_path / name, name, store=tmp_path / "store")
         given = {"weights": options.pop("weights", None), "method": options.pop("method", "sum")}
@@ -329,7 +325,7 @@ limit, keep = int(sys.argv[1]), Unfinished.keep
 def counted(self, *arguments):
     global limit
     found = keep(self, *arguments)
-    limit -= 1
+    limit -= self.kept
     if not limit:
         os.kill(os.getpid(), signal.SIGKILL)
     return found
@@ -339,20 +335,16 @@ skillpack.compose(["ada", "bob", "cat"], "all", method="ties", base=sys.argv[2],
 
 
 def test_killed_compositions_go_on_where_they_were(compose, library, monkeypatch, tmp_path):
-    """Two rounds of ten tensors for the survey, then five analyses: killed in each."""
+    """The survey takes two rounds of ten tensors."""
     monkeypatch.setenv("SKILLPACK_HOME", str(tmp_path / "home"))
-    observed, analysed = [], []
+    observed = []
     observe = QuantileSurvey.observe
     for limit in (4, 9, 3):
         script = [sys.executable, "-c", SCRIPT, str(limit), library.base, compose.store]
         assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
-    # 4 and then 6 tensors of the first round, 3 of the second; 3 more of that one.
+    # Four and then six tensors of the first round, three of the second and three more.
     monkeypatch.setattr(
         QuantileSurvey, "observe", lambda self, name, *more: (observed.append(name), observe(self, name, *more))
-    )
-    monkeypatch.setattr(
-        "skillpack.packing.planning.LossyPlan.analyse",
-        _counting(analysed, "skillpack.packing.planning"),
     )
     report = compose("ada", "bob", "cat", method="ties", workers=1)
     assert len(observed) == 4
@@ -362,9 +354,7 @@ def test_killed_compositions_go_on_where_they_were(compose, library, monkeypatch
     assert not list((tmp_path / "home" / "unfinished").glob("*"))
 
 
-def _counting(found, module):
-    from skillpack.packing.planning import LossyPlan
-
+def _counting(found):
     analyse = LossyPlan.analyse
 
     def counting(self, *arguments):
@@ -380,7 +370,7 @@ def test_finished_analyses_are_not_done_twice(compose, library, monkeypatch, tmp
     script = [sys.executable, "-c", SCRIPT, "22", library.base, compose.store]
     assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
     analysed = []
-    monkeypatch.setattr("skillpack.packing.planning.LossyPlan.analyse", _counting(analysed, ""))
+    monkeypatch.setattr("skillpack.packing.planning.LossyPlan.analyse", _counting(analysed))
     monkeypatch.setattr(QuantileSurvey, "observe", lambda *_: pytest.fail("a finished survey is done again"))
     report = compose("ada", "bob", "cat", method="ties", workers=1)
     assert len(analysed) == 3
