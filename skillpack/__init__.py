@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
+    from skillpack.compose.learned.composing import learned_compose
+    from skillpack.compose.methods.twin import twin_addresses
+    from skillpack.compose.report import ComposeReport
+    from skillpack.compose.skills import compose, recompose
     from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
@@ -76,6 +80,7 @@ __all__ = [
     "AdapterExport",
     "AutoSkill",
     "Checkpoint",
+    "ComposeReport",
     "EvalReport",
     "FolderStatus",
     "Host",
@@ -112,6 +117,7 @@ __all__ = [
     "add_remote",
     "branch",
     "clone",
+    "compose",
     "delete",
     "diff",
     "evaluate",
@@ -126,6 +132,7 @@ __all__ = [
     "import_adapter",
     "import_skill",
     "install",
+    "learned_compose",
     "list",
     "list_keys",
     "list_remotes",
@@ -139,6 +146,7 @@ __all__ = [
     "pull",
     "push",
     "rebase",
+    "recompose",
     "reflog",
     "remove",
     "remove_remote",
@@ -159,6 +167,7 @@ __all__ = [
     "sync",
     "tag",
     "trust",
+    "twin_addresses",
     "undelete",
     "untrust",
     "verify",
@@ -169,6 +178,7 @@ _HOMES = {
     "AdapterExport": "interop",
     "AutoSkill": "interop.auto.AutoSkill",
     "Checkpoint": "checkpoint",
+    "ComposeReport": "compose.report.ComposeReport",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
     "Host": "grafting.host.Host",
@@ -205,6 +215,7 @@ _HOMES = {
     "add_remote": "remotes",
     "branch": "branching",
     "clone": "remotes",
+    "compose": "compose.skills.compose",
     "delete": "library",
     "diff": "differences",
     "evaluate": "evaluating",
@@ -219,6 +230,7 @@ _HOMES = {
     "host": "grafting.host.host",
     "import_skill": "library",
     "install": "library",
+    "learned_compose": "compose.learned.composing.learned_compose",
     "list": "summaries.list_skills",
     "list_keys": "signing",
     "list_remotes": "remotes",
@@ -232,6 +244,7 @@ _HOMES = {
     "pull": "remotes",
     "push": "remotes",
     "rebase": "rebasing",
+    "recompose": "compose.skills.recompose",
     "reflog": "history",
     "remove": "installing",
     "remove_remote": "remotes",
@@ -252,6 +265,7 @@ _HOMES = {
     "sync": "locked_skills",
     "tag": "branching",
     "trust": "signing",
+    "twin_addresses": "compose.methods.twin.twin_addresses",
     "undelete": "branching",
     "untrust": "signing",
     "verify": "library",

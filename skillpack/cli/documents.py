@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from skillpack.cli.compose_documents import COMPOSE_KEYS, RECIPE_KEYS, recipe_document
 from skillpack.cli.exchange_documents import EXPORT_KEYS
 from skillpack.cli.history_documents import HISTORY_KEYS
 from skillpack.cli.rebase_documents import REBASE_KEYS
@@ -156,6 +157,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "tensors[].same_as": "the tensor that it is tied to, or null",
         **_within("tensors[]", _FIGURES),
         "card": "the model card, Markdown",
+        **RECIPE_KEYS,
     },
     "delete": {**_within("skill", _SKILL), "dry_run": "nothing was changed"},
     "export": {**EXPORT_KEYS, **_within("skills[]", _SKILL)},
@@ -183,6 +185,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "remarks[]": "what could not be measured, and why",
     },
     **REBASE_KEYS,
+    **COMPOSE_KEYS,
     **HISTORY_KEYS,
     **REMOTE_KEYS,
     **SERVING_KEYS,
@@ -288,6 +291,7 @@ def show_document(found: SkillDetails | RemoteSkill) -> dict[str, Any]:
         "kinds": [{"kind": kind.name, "tensors": kind.tensors, **_figures(kind)} for kind in by_kind(manifest.tensors)],
         "tensors": [_tensor(entry, Kind.of(entry.name, [entry])) for entry in manifest.tensors],
         "card": found.card,
+        "recipe": recipe_document(manifest.recipe),
     }
 
 

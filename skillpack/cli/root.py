@@ -11,6 +11,7 @@ import click
 
 from skillpack.cli import (
     branching,
+    composing,
     evaluating,
     exchanging,
     failures,
@@ -89,6 +90,7 @@ for _command in (
     showing.show,
     evaluating.eval_,
     rebasing.rebase,
+    composing.compose,
     library.delete,
     exchanging.export,
     exchanging.import_,
