@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
+    from skillpack.compose.logits import LogitFusion
     from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
@@ -85,6 +86,7 @@ __all__ = [
     "LibraryDiff",
     "Lock",
     "LogEntry",
+    "LogitFusion",
     "MergedExport",
     "NotAppliedWarning",
     "NotTrustedError",
@@ -178,6 +180,7 @@ _HOMES = {
     "LibraryDiff": "differences",
     "Lock": "locked_skills",
     "LogEntry": "history",
+    "LogitFusion": "compose.logits.LogitFusion",
     "MergedExport": "interop",
     "NotAppliedWarning": "errors",
     "NotTrustedError": "errors",
