@@ -57,7 +57,7 @@ class LogitFusion(LogitsProcessor):
         weights: of the skills at the last step, fp32 of shape (skills, rows), on the device of the scores.
 
     Raises:
-        ConflictError: the models have different tokens.
+        ConflictError: the models have different tokens, or rows of the small one cannot have different skills.
         UnsupportedModelError: a model with an encoder, or a small one that keeps no keys and values.
         UsageError: no skills; models that are one and the same; or a small one in training mode.
         see `Host.load`.
@@ -86,10 +86,16 @@ class LogitFusion(LogitsProcessor):
         self._large = large
         self._host = host(small, mode="overlay", store=store, branch=branch)
         before = {each.name for each in self._host.resident}
-        # One use of the context says what skills the rows have; what the names mean later does not matter.
-        applied = cast("ContextDecorator", self._host.rows([None, *([address] for address in addresses)]))
-        self._loaded = [each.name for each in self._host.resident if each.name not in before]
-        self._follower = Follower(unwrap(small), applied, 1 + len(addresses), use_cache=use_cache)
+        try:
+            rows = [None, *([address] for address in addresses)]
+            # A context that is used as a decorator: what the names mean later does not matter.
+            applied = cast("ContextDecorator", self._host.rows(rows))
+            with self._host.rows(rows):
+                self._follower = Follower(unwrap(small), applied, len(rows), use_cache=use_cache)
+        finally:
+            self._loaded = [each.name for each in self._host.resident if each.name not in before]
+            if not hasattr(self, "_follower"):
+                self._unload()
         self._padding = tokens[0].pad_token_id, tokens[0].eos_token_id
         self.alpha = alpha
         self.weights: torch.Tensor | None = None
@@ -145,6 +151,9 @@ class LogitFusion(LogitsProcessor):
     def close(self) -> None:
         """Free everything, and unload the skills that were loaded for this."""
         self.reset()
+        self._unload()
+
+    def _unload(self) -> None:
         if self._loaded:
             self._host.unload(*self._loaded)
             self._loaded = []

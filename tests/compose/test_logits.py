@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import shutil
 import weakref
 from types import SimpleNamespace
 
@@ -249,7 +250,9 @@ def test_models_of_other_precision(llamas):
     large = load(llamas.large, torch.bfloat16)
     fused = skillpack.LogitFusion(large, load(llamas.small, torch.bfloat16), ["math"], store=llamas.store)
     found = fused.generate(**prompts(), **OPTIONS, **SCORES)
-    assert all(scores.isfinite().all() and torch.allclose(scores.exp().sum(-1), torch.ones(3)) for scores in found.scores)
+    assert all(
+        scores.isfinite().all() and torch.allclose(scores.exp().sum(-1), torch.ones(3)) for scores in found.scores
+    )
 
 
 def test_memory_is_freed(fusion):
@@ -275,6 +278,47 @@ def test_skills_that_were_loaded_before_stay(pair):
     with skillpack.LogitFusion(load(pair.large), small, SKILLS, store=pair.store) as fused:
         fused.generate(**prompts(), **OPTIONS)
     assert [each.name for each in host.resident] == ["code"]
+
+
+def test_what_is_on_the_small_model_stays_and_does_not_count(pair, fusion):
+    small = load(pair.small)
+    host = skillpack.host(small, mode="overlay", store=pair.store)
+    host.graft("code")
+    fused = skillpack.LogitFusion(load(pair.large), small, "math", store=pair.store)
+    assert torch.equal(fused.generate(**prompts(), **OPTIONS), fusion().generate(**prompts(), **OPTIONS))
+    fused.close()
+    assert [each.name for each in host.installed] == ["code"]
+
+
+def test_a_skill_means_what_it_meant_at_the_start(pair, fusion, tmp_path):
+    fused, expected = fusion(), fusion().generate(**prompts(), **OPTIONS)
+    store = tmp_path / "store"
+    shutil.copytree(pair.store, store)
+    fused = skillpack.LogitFusion(load(pair.large), load(pair.small), "math", store=store)
+    skillpack.pack(pair.small, pair.root / "code", "math", quality=0.9, store=store)
+    assert torch.equal(fused.generate(**prompts(), **OPTIONS), expected)
+
+
+def test_models_that_cannot_be_followed_are_refused(llamas, tmp_path):
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(vocab_size=models.VOCABULARY, hidden_size=16, num_hidden_layers=1, state_size=4)
+    small, store = models.save(tmp_path / "small", transformers.MambaForCausalLM(config), torch.float32), tmp_path / "s"
+    skillpack.pack(small, models.moved(small, tmp_path / "tuned", scale=0.3), "math", quality=0.9, store=store)
+    model = load(small)
+    # Its blocks have weights of their own, and layers in them.
+    with pytest.raises(ConflictError, match="cannot differ by row"):
+        skillpack.LogitFusion(load(llamas.large), model, "math", store=store)
+    head = models.moved(small, tmp_path / "head", scale=0.3, names="norm_f")
+    skillpack.pack(small, head, "head", quality=0.9, store=store)
+    with pytest.raises(UnsupportedModelError, match="keeps no keys and values"):
+        skillpack.LogitFusion(load(llamas.large), model, "head", store=store)
+    assert not skillpack.host(model, mode="overlay", store=store).resident
+    fused = skillpack.LogitFusion(load(llamas.large), model, "head", store=store, use_cache=False)
+    ids = prompts()["input_ids"]
+    found = fused.generate(ids, **OPTIONS, **SCORES)
+    with torch.no_grad():
+        large, base, own = (load(folder)(ids).logits[:, -1] for folder in (llamas.large, small, head))
+    assert torch.allclose(found.scores[0].exp(), fuse(large, base, own[None]).exp(), atol=1e-2)
 
 
 def test_an_error_in_between_leaves_nothing(fusion):
@@ -304,9 +348,13 @@ def test_what_cannot_be_fused_is_refused(llamas, tmp_path):
     refused(UsageError, "training mode", large, load(llamas.small).train(), ["math"])
     other = models.tokenizer()
     other.add_tokens(["<extra>"])
-    refused(ConflictError, "different tokens: '<extra>'", large, small, ["math"], tokenizers=(other, models.tokenizer()))
-    refused(ConflictError, "large model has logits for 258 .* knows 259", large, small, ["math"], tokenizers=(other, other))
-    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    refused(
+        ConflictError, "different tokens: '<extra>'", large, small, ["math"], tokenizers=(other, models.tokenizer())
+    )
+    refused(
+        ConflictError, "large model has logits for 258 .* knows 259", large, small, ["math"], tokenizers=(other, other)
+    )
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
     bart = transformers.BartForConditionalGeneration(transformers.BartConfig(vocab_size=models.VOCABULARY, **sizes))
     refused(UnsupportedModelError, "has an encoder", bart, small, ["math"])
     assert not skillpack.host(small, mode="overlay", store=llamas.store).resident
