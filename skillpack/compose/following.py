@@ -41,33 +41,20 @@ class Follower:
                 f"{type(model).__name__} keeps no keys and values", hint="Give use_cache=False to read texts anew."
             )
         self._longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.started = False
-        self._prompt_mask: torch.Tensor | None = None
         self.reset()
-
-    def start(self, mask: torch.Tensor | None) -> None:
-        """A new batch of texts begins.
-
-        Args:
-            mask: 1 where the prompts are and 0 where padding is, of shape (prompts, length); None without padding.
-        """
-        self.reset()
-        self._prompt_mask = None if mask is None else mask.detach().to("cpu", torch.long)
-        self.started = True
 
     def reset(self) -> None:
         """Forget the texts, with their keys and values."""
-        self.started = False
-        self._prompt_mask = None
         self._ids: torch.Tensor | None = None
         self._mask: torch.Tensor | None = None
         self._cache: Any = None
 
-    def logits(self, ids: torch.Tensor) -> torch.Tensor:
+    def logits(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Of the next token.
 
         Args:
-            ids: the texts so far, int64 of shape (rows, length); on any device.
+            ids: the texts so far, int64 of shape (rows, length); on any device, as the mask.
+            mask: 0 for padding, which is at the left, and 1 elsewhere; int64 of the same shape.
 
         Returns:
             fp32 of shape (variants, rows, tokens), on the model's device.
@@ -75,9 +62,8 @@ class Follower:
         Raises:
             UsageError: the texts are empty, or too long for the model.
         """
-        ids = ids.to(self._model.device)
         self._check_length(ids.shape[1])
-        mask = self._mask_of(ids)
+        ids, mask = ids.to(self._model.device), mask.to(self._model.device)
         origin = self._origin(ids, mask)
         new = 1 if origin is not None else ids.shape[1]
         if origin is None:
@@ -125,19 +111,6 @@ class Follower:
         if len(origin) == rows and torch.equal(origin, torch.arange(rows, device=origin.device)):
             return
         self._cache.reorder_cache(torch.cat([origin + rows * variant for variant in range(self._variants)]))
-
-    def _mask_of(self, ids: torch.Tensor) -> torch.Tensor:
-        """The mask of the prompts, repeated for their beams and answers, and ones for what was written since."""
-        mask = torch.ones(ids.shape, dtype=torch.long)
-        if self._prompt_mask is not None:
-            prompts, length = self._prompt_mask.shape
-            if ids.shape[0] % prompts or ids.shape[1] < length:
-                raise UsageError(
-                    f"attention_mask is for {prompts} prompts of {length} tokens, and the batch has {tuple(ids.shape)}",
-                    hint="Give the mask that belongs to the prompts.",
-                )
-            mask[:, :length] = self._prompt_mask.repeat_interleave(ids.shape[0] // prompts, 0)
-        return mask.to(ids.device)
 
     def _check_length(self, length: int) -> None:
         if not length:

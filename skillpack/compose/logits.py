@@ -37,9 +37,8 @@ class LogitFusion(LogitsProcessor):
     """Skills of a small model for a large one with the same tokens, while it generates.
 
     Base and skills of the small model are run in one batched forward pass per step, with their keys and values kept.
-    The large model is not changed; the small one is the host of the skills in overlay mode. It answers in the same
-    order of tokens, so beams, several answers to a prompt and sampling work; a step that does not go on from the one
-    before (assisted decoding) reads the whole text again.
+    The large model is not changed; the small one is the host of the skills in overlay mode. Sampling, beams and several
+    answers to a prompt work. A step that does not go on from the one before (assisted decoding) reads its text again.
 
     Args:
         large: the model that generates.
@@ -96,6 +95,7 @@ class LogitFusion(LogitsProcessor):
             self._loaded = [each.name for each in self._host.resident if each.name not in before]
             if not hasattr(self, "_follower"):
                 self._unload()
+        self._prompt_mask: torch.Tensor | None = None
         self._padding = tokens[0].pad_token_id, tokens[0].eos_token_id
         self.alpha = alpha
         self.weights: torch.Tensor | None = None
@@ -107,11 +107,9 @@ class LogitFusion(LogitsProcessor):
             inputs: token ids of the prompts, padded on the left.
             options: as for `generate`; `attention_mask` tells padding from prompts for both models.
         """
-        mask = options.get("attention_mask")
         processors = LogitsProcessorList([*(options.pop("logits_processor", None) or []), self])
         self.reset()
-        if mask is not None:
-            self._follower.start(mask)
+        self._prompt_mask = options.get("attention_mask")
         try:
             return self._large.generate(inputs, logits_processor=processors, **options)
         finally:
@@ -132,9 +130,11 @@ class LogitFusion(LogitsProcessor):
         Raises:
             UsageError: the text is too long for the small model, or what is padding cannot be told.
         """
-        if not self._follower.started:
-            self._follower.start(_guessed_mask(input_ids, *self._padding))
-        found = self._follower.logits(input_ids)[..., : self._common].to(scores.device)
+        if self._prompt_mask is None:
+            mask = _guessed_mask(input_ids, *self._padding)
+        else:
+            mask = _lengthened(self._prompt_mask, input_ids)
+        found = self._follower.logits(input_ids, mask)[..., : self._common].to(scores.device)
         known, base, tuned = scores[:, : self._common], found[0], found[1:]
         if self.alpha is None:
             self.weights = fusion_weights(known, base, tuned)
@@ -147,6 +147,7 @@ class LogitFusion(LogitsProcessor):
     def reset(self) -> None:
         """Forget the text so far, and free the keys and values of the small model."""
         self._follower.reset()
+        self._prompt_mask = None
 
     def close(self) -> None:
         """Free everything, and unload the skills that were loaded for this."""
@@ -208,14 +209,27 @@ def _common_tokens(tokenizers: tuple[Any, Any], large: int, small: int) -> int:
     return common
 
 
-def _guessed_mask(input_ids: torch.Tensor, padding: int | None, end: int | None) -> torch.Tensor | None:
-    """Where the prompts are, if nobody says so: after the padding tokens at the left.
+def _lengthened(mask: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    """The mask of prompts, repeated for their beams and answers, and ones for what was written since."""
+    rows, length = input_ids.shape
+    if rows % len(mask) or length < mask.shape[1]:
+        raise UsageError(
+            f"attention_mask is for prompts of shape {tuple(mask.shape)}, and the batch has {(rows, length)}",
+            hint="Give the mask that belongs to the prompts.",
+        )
+    found = torch.ones_like(input_ids)
+    found[:, : mask.shape[1]] = mask.to(found).repeat_interleave(rows // len(mask), 0)
+    return found
+
+
+def _guessed_mask(input_ids: torch.Tensor, padding: int | None, end: int | None) -> torch.Tensor:
+    """Where the texts are, if nobody says so: after the padding tokens at the left.
 
     Raises:
         UsageError: they are end tokens as well, and could be part of a prompt.
     """
     if padding is None or not bool((input_ids[:, :1] == padding).any()):
-        return None
+        return torch.ones_like(input_ids)
     if padding == end:
         raise UsageError(
             "Some rows begin with a token that pads and also ends texts, so what is padding cannot be told",

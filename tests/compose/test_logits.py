@@ -181,7 +181,6 @@ def test_a_step_is_one_pass_of_one_token(fusion, monkeypatch):
         return own(self, *args, **kwargs)
 
     monkeypatch.setattr(type(small), "forward", forward)
-    fused._follower._known = dict.fromkeys(["position_ids", "past_key_values"])
     fused.generate(**prompts(), **OPTIONS)
     assert seen == [(9, 5), *[(9, 1)] * (NEW - 1)]
 
@@ -209,6 +208,10 @@ def test_padding_that_ends_nothing_is_recognised(pair):
     ids = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, 256)
     found = fused(ids, whole(large, ids, inputs["attention_mask"]))
     assert torch.allclose(found, by_hand(pair, ids, inputs["attention_mask"], ["math"], None), atol=5e-3)
+    # The next text, of the same shape, is padded elsewhere.
+    ids, mask = ids.flip(0), inputs["attention_mask"].flip(0)
+    found = fused(ids, whole(large, ids, mask))
+    assert torch.allclose(found, by_hand(pair, ids, mask, ["math"], None), atol=5e-3)
 
 
 def test_the_weight_of_an_address_scales_the_skill(pair, fusion):
@@ -366,6 +369,6 @@ def test_texts_that_cannot_be_followed_are_refused(llamas):
         fused.generate(inputs_embeds=torch.zeros(1, 4, 32), max_new_tokens=2)
     with pytest.raises(UsageError, match="130 tokens, and the small model takes 128"):
         fused.generate(torch.full((1, 130), 5), max_new_tokens=1)
-    fused._follower.start(torch.ones(2, 5))
-    with pytest.raises(UsageError, match="for 2 prompts of 5 tokens"):
+    fused._prompt_mask = torch.ones(2, 5)
+    with pytest.raises(UsageError, match=r"prompts of shape \(2, 5\), and the batch has \(3, 5\)"):
         fused(torch.full((3, 5), 5), torch.zeros(3, models.VOCABULARY))
