@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from skillpack.compose.methods.twin import twin_addresses
     from skillpack.compose.report import ComposeReport
     from skillpack.compose.skills import compose, recompose
+    from skillpack.compose.logits import LogitFusion
     from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
@@ -90,6 +91,7 @@ __all__ = [
     "LibraryDiff",
     "Lock",
     "LogEntry",
+    "LogitFusion",
     "MergedExport",
     "NotAppliedWarning",
     "NotTrustedError",
@@ -188,6 +190,7 @@ _HOMES = {
     "LibraryDiff": "differences",
     "Lock": "locked_skills",
     "LogEntry": "history",
+    "LogitFusion": "compose.logits.LogitFusion",
     "MergedExport": "interop",
     "NotAppliedWarning": "errors",
     "NotTrustedError": "errors",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from recipes.models import minilm, smollm2
+from recipes.sibling import SIBLING, sibling
 from recipes.tasks import TASKS, Exchange, drug_reviews
 from recipes.wheels import cache_dir
 
@@ -46,6 +47,7 @@ class Recipe:
         learning_rate: of AdamW, once it is warm.
         seed: of the draw of the examples and of new weights.
         schedule: ``"linear"``, down to zero at the last step, or ``"constant"``.
+        base: ``SIBLING`` of `recipes.sibling`, or nothing for the usual base of the task.
     """
 
     task: str
@@ -54,11 +56,14 @@ class Recipe:
     learning_rate: float = 1e-4
     seed: int = 0
     schedule: str = "linear"
+    base: str = ""
 
     @property
     def folder(self) -> Path:
         """Where the fine-tune is cached."""
-        key = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        # What came later must not rename the fine-tunes that do without it.
+        decisive = {name: value for name, value in asdict(self).items() if name != "base" or value}
+        key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         return cache_dir() / "tuned" / f"{self.task}-{self.steps}-{key[:10]}"
 
     def rate(self, step: int) -> float:
@@ -89,13 +94,19 @@ def fine_tune(recipe: Recipe, progress: Progress | None = None) -> Path:
     return folder
 
 
+def chat_base(recipe: Recipe) -> Path:
+    """Folder of the model that a fine-tune of a chat model starts from."""
+    return sibling() if recipe.base == SIBLING else smollm2()
+
+
 def _train_chat(recipe: Recipe, target: Path, progress: Progress) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(recipe.seed)
-    tokenizer = AutoTokenizer.from_pretrained(smollm2())
-    model = AutoModelForCausalLM.from_pretrained(smollm2(), dtype=torch.float32)
+    base = chat_base(recipe)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     examples = TASKS[recipe.task].train(recipe.steps * recipe.batch, recipe.seed)
     batches = list(_chunks(examples, recipe.batch))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from recipes.finetune import DRUG_REVIEWS, SPANISH_NUMBERS, Recipe
+from recipes.sibling import SIBLING
 
 REVIEW_SUMMARIES = Recipe("review-summaries", steps=170, batch=8, learning_rate=2e-4)
 WORD_PROBLEMS = Recipe("word-problems", steps=130, batch=8)
@@ -15,3 +16,12 @@ SUITE: dict[str, Recipe] = {
     for recipe in (SPANISH_NUMBERS, REVIEW_SUMMARIES, WORD_PROBLEMS, CITY_FACTS, FIVE_LANGUAGES, DRUG_REVIEWS)
 }
 """Recipe of each task; all but the last fine-tune SmolLM2, ``drug-reviews`` the MiniLM encoder."""
+
+SMALL: dict[str, Recipe] = {
+    recipe.task: recipe
+    for recipe in (
+        Recipe("spanish-numbers", steps=70, batch=12, learning_rate=2e-4, base=SIBLING),
+        Recipe("word-problems", steps=60, batch=8, learning_rate=2e-4, base=SIBLING),
+    )
+}
+"""Recipes of fine-tunes of the smaller sibling, whose skills help the larger model at decoding time."""

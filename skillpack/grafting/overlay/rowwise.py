@@ -84,6 +84,15 @@ class RowWise:
     stacked: bool = False
     _cached: dict[Any, Any] = field(default_factory=dict)
 
+    @property
+    def is_apart(self) -> bool:
+        """The whole module is run for the rows of each choice, one after another."""
+        return self._blends and not self.stacked
+
+    @property
+    def _blends(self) -> bool:
+        return any(choice is not None and bool(choice.blends) for choice in self.choices)
+
     # A compiled model leaves its graph for this: which rows go where is no part of one.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def run(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -95,10 +104,10 @@ class RowWise:
             args, kwargs = (x, *args[1:]), kwargs if args else {}
         if layer.use is Use.LOOKUP:
             self.spread.size = x.shape[0]
-        if any(choice is not None and choice.blends for choice in self.choices):
-            if self.stacked:
-                return layer.with_weights(self._stack(layer, x), args, kwargs)
+        if self.is_apart:
             return self._apart(layer, x.shape[0], args, kwargs)
+        if self._blends:
+            return layer.with_weights(self._stack(layer, x), args, kwargs)
         return self._added(layer, x, layer.base(*args, **kwargs))
 
     def _added(self, layer: Layer, x: torch.Tensor, y: torch.Tensor) -> Any:

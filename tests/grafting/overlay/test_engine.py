@@ -7,9 +7,11 @@ import io
 import itertools
 import pickle
 import random
+from collections import OrderedDict
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import skillpack
 from skillpack.errors import ConflictError, NotFoundError, UsageError, WrongBaseError
@@ -209,6 +211,38 @@ def test_a_load_that_fails_leaves_nothing(llama, kind, monkeypatch):
         engine.load(llama.skills["thin"])
     assert engine.resident == ()
     assert {id(module): set(vars(module)) for module in model.modules()} == names
+
+
+class Nested(torch.nn.Module):
+    """Has weights of its own beside those of a layer in it."""
+
+    def __init__(self, scale):
+        super().__init__()
+        torch.manual_seed(0)
+        self.mix = torch.nn.Parameter(scale * torch.eye(8))
+        self.inner = torch.nn.Linear(8, 8, bias=False)
+
+    def forward(self, x):
+        return self.inner(x) @ self.mix
+
+
+@pytest.mark.parametrize("path", ["", "layer."])
+def test_layers_in_a_layer_that_is_run_apart_cannot_differ_by_row(tmp_path, path):
+    model = torch.nn.Sequential(OrderedDict(layer=Nested(1.0))) if path else Nested(1.0)
+    for name, scale in (("base", 1.0), ("tuned", 2.0)):
+        weight = scale * model.state_dict()[f"{path}inner.weight"]
+        tensors = {f"{path}mix": scale * torch.eye(8), f"{path}inner.weight": weight}
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    store = tmp_path / "store"
+    skillpack.pack(tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", "doubled", exact=True, store=store)
+    host, x = skillpack.host(model, mode="overlay", store=store), torch.randn(4, 3, 8)
+    before = model(x)
+    with host.using("doubled"):
+        assert torch.allclose(model(x), 4 * before)
+    # With as many rows of each as there are rows in all, one skill would be taken for the other without an error.
+    with pytest.raises(ConflictError, match="run for the rows of each skill apart"), host.rows([None, "doubled"]):
+        model(x)
+    assert torch.equal(model(x), before)
 
 
 def test_modules_that_read_their_childrens_weights_are_refused():
