@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
+    from skillpack.comparing import ClusterReport, CompareReport, cluster, compare
     from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         set_remote_url,
         show_remote,
     )
+    from skillpack.reporting import LibraryPage, report
     from skillpack.serving.server import ServeSettings, Serving, serve
     from skillpack.signing import (
         KeyInfo,
@@ -76,6 +78,8 @@ __all__ = [
     "AdapterExport",
     "AutoSkill",
     "Checkpoint",
+    "ClusterReport",
+    "CompareReport",
     "EvalReport",
     "FolderStatus",
     "Host",
@@ -83,6 +87,7 @@ __all__ = [
     "KeyInfo",
     "LibraryChange",
     "LibraryDiff",
+    "LibraryPage",
     "Lock",
     "LogEntry",
     "MergedExport",
@@ -112,6 +117,8 @@ __all__ = [
     "add_remote",
     "branch",
     "clone",
+    "cluster",
+    "compare",
     "delete",
     "diff",
     "evaluate",
@@ -142,6 +149,7 @@ __all__ = [
     "reflog",
     "remove",
     "remove_remote",
+    "report",
     "restore",
     "revert",
     "serve",
@@ -169,6 +177,8 @@ _HOMES = {
     "AdapterExport": "interop",
     "AutoSkill": "interop.auto.AutoSkill",
     "Checkpoint": "checkpoint",
+    "ClusterReport": "comparing",
+    "CompareReport": "comparing",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
     "Host": "grafting.host.Host",
@@ -176,6 +186,7 @@ _HOMES = {
     "KeyInfo": "signing",
     "LibraryChange": "branching",
     "LibraryDiff": "differences",
+    "LibraryPage": "reporting",
     "Lock": "locked_skills",
     "LogEntry": "history",
     "MergedExport": "interop",
@@ -205,6 +216,8 @@ _HOMES = {
     "add_remote": "remotes",
     "branch": "branching",
     "clone": "remotes",
+    "cluster": "comparing",
+    "compare": "comparing",
     "delete": "library",
     "diff": "differences",
     "evaluate": "evaluating",
@@ -235,6 +248,7 @@ _HOMES = {
     "reflog": "history",
     "remove": "installing",
     "remove_remote": "remotes",
+    "report": "reporting",
     "restore": "branching",
     "revert": "branching",
     "serve": "serving.server.serve",

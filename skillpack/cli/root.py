@@ -11,6 +11,7 @@ import click
 
 from skillpack.cli import (
     branching,
+    comparing,
     evaluating,
     exchanging,
     failures,
@@ -20,6 +21,7 @@ from skillpack.cli import (
     packing,
     rebasing,
     remotes,
+    reporting,
     serving,
     showing,
     signing,
@@ -89,6 +91,7 @@ for _command in (
     showing.show,
     evaluating.eval_,
     rebasing.rebase,
+    comparing.compare,
     library.delete,
     exchanging.export,
     exchanging.import_,
@@ -107,6 +110,7 @@ for _command in (
     upkeep.gc,
     upkeep.fsck,
     upkeep.stats,
+    reporting.report,
     remotes.remote,
     remotes.push,
     remotes.pull,
