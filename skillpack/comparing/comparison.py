@@ -159,7 +159,7 @@ def compare(
 
     Example:
         >>> compare(["math", "code"]).pairs[0].verdict.text  # doctest: +SKIP
-        'they are nearly independent; a sum keeps most of both'
+        'they have learned something in common; a sum keeps it, and overdoes that part'
     """
     if rank < 1:
         raise UsageError(f"{rank} directions cannot be compared", hint="Compare 1 or more; 8 are usual.")

@@ -1,7 +1,8 @@
 """What the figures of two skills mean, in plain words.
 
 The limits come from `benchmarks/clashes.py`, which sums pairs of real skills and measures what is left of each; see
-docs/report.md.
+docs/report.md. Weights tell when a clash is likely, not when there is none: two skills with nothing in common can still
+want different outputs for one input.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ def judge(figures: Figures, norms: tuple[float, float], names: tuple[str, str]) 
         return Verdict("alike", "they are nearly the same skill; a sum does twice what each does")
     if figures.cosine <= -RELATED:
         return Verdict("opposed", "they pull in opposite directions; a sum undoes part of both")
+    if figures.cosine >= RELATED:
+        return Verdict("related", "they have learned something in common; a sum keeps it, and overdoes that part")
     small, large = sorted(zip(norms, names, strict=True))
     ratio = large[0] / small[0]
     if ratio >= DROWNED:
         text = f"the change of {large[1]} is {ratio:.1f} times as long; a sum keeps it, and may drown {small[1]}"
         return Verdict("drowned", f"{text}: give {large[1]} a smaller weight")
-    if figures.cosine >= RELATED:
-        return Verdict("related", "they have learned something in common; a sum overdoes that part")
-    return Verdict("apart", "they are nearly independent; a sum keeps most of both")
+    return Verdict("apart", "the weights give no reason for a clash, though the outputs may still; measure the sum")
