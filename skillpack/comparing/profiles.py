@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from skillpack.tensor_differences import NotComparableError
 from skillpack_store import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from skillpack.checkpoint import Checkpoint
@@ -163,22 +163,23 @@ def similarity(first: Profile, second: Profile) -> float | None:
     if min(first.known_share, second.known_share) < _ENOUGH:
         return None
     skipped = first.left_out.keys() | second.left_out.keys()
-    rows = [{key: row for row, key in enumerate(one.energies) if key not in skipped} for one in (first, second)]
-    norms = [
-        float(np.square(one.sketch[list(own.values())], dtype=np.float64).sum())
-        for one, own in _with(first, second, rows)
-    ]
-    if not all(norms):
+    keys = [[key for key in one.energies if key not in skipped] for one in (first, second)]
+    mine, theirs = (_vectors(one, own) for one, own in zip((first, second), keys, strict=True))
+    norms = math.sqrt(float(np.vdot(mine, mine))) * math.sqrt(float(np.vdot(theirs, theirs)))
+    if not norms:
         return None
-    common = [key for key in rows[0] if key in rows[1]]
-    mine, theirs = (
-        one.sketch[[own[key] for key in common]].astype(np.float64) for one, own in _with(first, second, rows)
-    )
-    return max(-1.0, min(1.0, float((mine * theirs).sum()) / math.sqrt(norms[0] * norms[1])))
+    if keys[0] != keys[1]:
+        common = sorted(set(keys[0]) & set(keys[1]))
+        mine, theirs = _vectors(first, common), _vectors(second, common)
+    return max(-1.0, min(1.0, float(np.vdot(mine, theirs)) / norms))
 
 
-def _with(first: Profile, second: Profile, rows: list[dict[str, int]]) -> Any:
-    return zip((first, second), rows, strict=True)
+def _vectors(profile: Profile, keys: Sequence[str]) -> Floats:
+    """The sketches of some tensors, in the order of `keys`."""
+    if len(keys) == len(profile.energies) and list(keys) == list(profile.energies):
+        return profile.sketch
+    rows = {key: row for row, key in enumerate(profile.energies)}
+    return profile.sketch[[rows[key] for key in keys]]
 
 
 def _sketch(key: str, change: Change) -> Floats:
