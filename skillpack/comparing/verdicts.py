@@ -17,7 +17,7 @@ ALIKE: Final = 0.8
 """Cosine from which on two skills are nearly one."""
 RELATED: Final = 0.1
 """Cosine from which on two skills have learned something in common."""
-DROWNED: Final = 3.0
+DROWNED: Final = 2.0
 """Ratio of the norms from which on the larger delta may drown the smaller one."""
 
 
