@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
+    from skillpack.comparing import ClusterReport, CompareReport, cluster, compare
     from skillpack.compose.learned.composing import learned_compose
+    from skillpack.compose.logits import LogitFusion
     from skillpack.compose.methods.twin import twin_addresses
     from skillpack.compose.report import ComposeReport
     from skillpack.compose.skills import compose, recompose
-    from skillpack.compose.logits import LogitFusion
     from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         set_remote_url,
         show_remote,
     )
+    from skillpack.reporting import LibraryPage, report
     from skillpack.serving.server import ServeSettings, Serving, serve
     from skillpack.signing import (
         KeyInfo,
@@ -81,6 +83,8 @@ __all__ = [
     "AdapterExport",
     "AutoSkill",
     "Checkpoint",
+    "ClusterReport",
+    "CompareReport",
     "ComposeReport",
     "EvalReport",
     "FolderStatus",
@@ -89,6 +93,7 @@ __all__ = [
     "KeyInfo",
     "LibraryChange",
     "LibraryDiff",
+    "LibraryPage",
     "Lock",
     "LogEntry",
     "LogitFusion",
@@ -119,6 +124,8 @@ __all__ = [
     "add_remote",
     "branch",
     "clone",
+    "cluster",
+    "compare",
     "compose",
     "delete",
     "diff",
@@ -152,6 +159,7 @@ __all__ = [
     "reflog",
     "remove",
     "remove_remote",
+    "report",
     "restore",
     "revert",
     "serve",
@@ -181,6 +189,8 @@ _HOMES = {
     "AutoSkill": "interop.auto.AutoSkill",
     "Checkpoint": "checkpoint",
     "ComposeReport": "compose.report.ComposeReport",
+    "ClusterReport": "comparing",
+    "CompareReport": "comparing",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
     "Host": "grafting.host.Host",
@@ -188,6 +198,7 @@ _HOMES = {
     "KeyInfo": "signing",
     "LibraryChange": "branching",
     "LibraryDiff": "differences",
+    "LibraryPage": "reporting",
     "Lock": "locked_skills",
     "LogEntry": "history",
     "LogitFusion": "compose.logits.LogitFusion",
@@ -219,6 +230,8 @@ _HOMES = {
     "branch": "branching",
     "clone": "remotes",
     "compose": "compose.skills.compose",
+    "cluster": "comparing",
+    "compare": "comparing",
     "delete": "library",
     "diff": "differences",
     "evaluate": "evaluating",
@@ -251,6 +264,7 @@ _HOMES = {
     "reflog": "history",
     "remove": "installing",
     "remove_remote": "remotes",
+    "report": "reporting",
     "restore": "branching",
     "revert": "branching",
     "serve": "serving.server.serve",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _BLOCK: Final = 1 << 20
 """Elements that are summed at a time in fp64."""
 _TIED: Final = "it is tied to a tensor that does not change"
-_BASE: Final = "one of them comes back bit for bit, which needs the base"
+_BASE: Final = "what comes back bit for bit cannot be compared without the base"
 _SHAPE: Final = "they have different shapes"
 _INTEGER: Final = "it does not hold floating-point numbers"
 
@@ -83,8 +83,8 @@ class _Sums(NamedTuple):
         return _Sums(*map(float.__add__, self, other))
 
 
-class _NotComparableError(Exception):
-    """The reason is the argument."""
+class NotComparableError(Exception):
+    """What a skill adds to a tensor cannot be said; the reason is the argument."""
 
 
 def with_tensors(
@@ -125,8 +125,8 @@ def _compare(older: Skill, newer: Skill, base: Checkpoint | None) -> tuple[tuple
         before, after = entries[0].get(name), entries[1].get(name)
         sums, reason = _Sums(), ""
         try:
-            sums = _sums(_delta(older, before, entries[0], base), _delta(newer, after, entries[1], base))
-        except _NotComparableError as error:
+            sums = _sums(delta_of(older, before, entries[0], base), delta_of(newer, after, entries[1], base))
+        except NotComparableError as error:
             reason = str(error)
         total = total.plus(sums)
         found.append(
@@ -144,19 +144,31 @@ def _compare(older: Skill, newer: Skill, base: Checkpoint | None) -> tuple[tuple
     return tuple(found), total
 
 
-def _delta(
+def delta_of(
     skill: Skill, entry: TensorEntry | None, entries: dict[str, TensorEntry], base: Checkpoint | None
 ) -> Floats | None:
-    """What a skill adds to the base's tensor, new rows included; a new tensor as a whole; None for nothing."""
+    """What a skill adds to the base's tensor, new rows included; a new tensor as a whole; None for nothing.
+
+    Args:
+        skill: opened.
+        entry: of its manifest; None where it has none.
+        entries: all of its entries, by name.
+        base: the model that it goes on, if known; what comes back bit for bit needs it.
+
+    Raises:
+        NotComparableError: it is not known, or makes no sense.
+        WrongBaseError: the base is another one.
+        DamagedSkillError: the coded streams make no sense.
+    """
     if entry is None:
         return None
     if entry.same_as is not None:
         if entry.same_as not in entries:
-            raise _NotComparableError(_TIED)
-        return _delta(skill, entries[entry.same_as], entries, base)
+            raise NotComparableError(_TIED)
+        return delta_of(skill, entries[entry.same_as], entries, base)
     reference = _reference(skill, entry, base)
     if reference is None and any(part.codec == "exact" for part in entry.parts):
-        raise _NotComparableError(_BASE)
+        raise NotComparableError(_BASE)
     decoded = skill.decode(entry, reference)
     main = decoded.delta
     if main is None:
@@ -164,7 +176,7 @@ def _delta(
         if entry.reference is not None:
             # A raw part says what the tensor is, not what to add.
             if reference is None:
-                raise _NotComparableError(_BASE)
+                raise NotComparableError(_BASE)
             value = value - first_rows(reference, value.shape).float32()
         main = value
     return main if decoded.rows is None else np.concatenate([main, _floats(decoded.rows)])
@@ -185,13 +197,13 @@ def _reference(skill: Skill, entry: TensorEntry, base: Checkpoint | None) -> Ten
 
 def _floats(tensor: Tensor | None) -> Floats:
     if tensor is None or not tensor.is_float:
-        raise _NotComparableError(_INTEGER)
+        raise NotComparableError(_INTEGER)
     return tensor.float32()
 
 
 def _sums(older: Floats | None, newer: Floats | None) -> _Sums:
     if older is not None and newer is not None and older.shape != newer.shape:
-        raise _NotComparableError(_SHAPE)
+        raise NotComparableError(_SHAPE)
     size = next(delta.size for delta in (older, newer) if delta is not None)
     total = _Sums()
     for start in range(0, size, _BLOCK):

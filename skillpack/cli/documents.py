@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from skillpack.cli.comparing_documents import COMPARING_KEYS
 from skillpack.cli.compose_documents import COMPOSE_KEYS, RECIPE_KEYS, recipe_document
 from skillpack.cli.exchange_documents import EXPORT_KEYS
 from skillpack.cli.history_documents import HISTORY_KEYS
@@ -20,9 +21,9 @@ from skillpack.cli.upkeep_documents import UPKEEP_KEYS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from skillpack.cli.kinds import Kind
     from skillpack.evaluating import ByModel, EvalReport
     from skillpack.installing import FileRecord, FolderStatus, InstallReport
+    from skillpack.kinds import Kind
     from skillpack.library import SkillDetails
     from skillpack.manifest import TensorEntry
     from skillpack.packing import PackReport, SweepReport
@@ -186,6 +187,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     **REBASE_KEYS,
     **COMPOSE_KEYS,
+    **COMPARING_KEYS,
     **HISTORY_KEYS,
     **REMOTE_KEYS,
     **SERVING_KEYS,
@@ -276,7 +278,7 @@ def list_document(skills: Iterable[SkillSummary], branch: str) -> dict[str, Any]
 
 def show_document(found: SkillDetails | RemoteSkill) -> dict[str, Any]:
     """What `show` prints."""
-    from skillpack.cli.kinds import Kind, by_kind
+    from skillpack.kinds import Kind, by_kind
 
     manifest = found.manifest
     return {

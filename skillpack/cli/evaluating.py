@@ -109,7 +109,7 @@ def _models(figures: ByModel, form: str) -> str:
 
 
 def _print_blame(report: EvalReport, output: Output, top: int, *, by_tensor: bool) -> None:
-    from skillpack.cli.kinds import kind_names
+    from skillpack.kinds import kind_names
 
     kinds = kind_names(tensor.name for tensor in report.tensors)
     groups: dict[str, list[float]] = {}

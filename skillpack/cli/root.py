@@ -11,6 +11,7 @@ import click
 
 from skillpack.cli import (
     branching,
+    comparing,
     composing,
     evaluating,
     exchanging,
@@ -21,6 +22,7 @@ from skillpack.cli import (
     packing,
     rebasing,
     remotes,
+    reporting,
     serving,
     showing,
     signing,
@@ -91,6 +93,7 @@ for _command in (
     evaluating.eval_,
     rebasing.rebase,
     composing.compose,
+    comparing.compare,
     library.delete,
     exchanging.export,
     exchanging.import_,
@@ -109,6 +112,7 @@ for _command in (
     upkeep.gc,
     upkeep.fsck,
     upkeep.stats,
+    reporting.report,
     remotes.remote,
     remotes.push,
     remotes.pull,

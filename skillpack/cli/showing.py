@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from skillpack.cli.console import Output
-    from skillpack.cli.kinds import Kind, Range
+    from skillpack.kinds import Kind, Range
     from skillpack.library import SkillDetails
     from skillpack.remotes import RemoteSkill
 
@@ -105,7 +105,7 @@ def _header(found: SkillDetails | RemoteSkill) -> Iterator[str]:
 
 
 def _print_kinds(found: SkillDetails | RemoteSkill, output: Output) -> None:
-    from skillpack.cli.kinds import by_kind
+    from skillpack.kinds import by_kind
 
     total = found.summary.size
     manifest = found.manifest
@@ -123,7 +123,7 @@ def _print_kinds(found: SkillDetails | RemoteSkill, output: Output) -> None:
 
 
 def _print_tensors(found: SkillDetails | RemoteSkill, output: Output) -> None:
-    from skillpack.cli.kinds import Kind
+    from skillpack.kinds import Kind
 
     rows = []
     for entry in found.manifest.tensors:

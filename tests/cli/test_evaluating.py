@@ -5,7 +5,7 @@ import json
 import pytest
 
 import skillpack
-from skillpack.cli.kinds import kind_names
+from skillpack.kinds import kind_names
 from skillpack.texts import Sample
 
 

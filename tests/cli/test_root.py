@@ -24,9 +24,10 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 def test_the_commands():
     assert list(COMMANDS) == [
         *["pack", "install", "remove", "status", "list", "show", "eval", "rebase", "compose"],
+        *["pack", "install", "remove", "status", "list", "show", "eval", "rebase", "compare"],
         *["delete", "export", "import", "verify"],
         *["log", "diff", "reflog", "branch", "tag", "merge", "restore", "revert", "undelete", "lock", "sync"],
-        *["gc", "fsck", "stats"],
+        *["gc", "fsck", "stats", "report"],
         *["remote add", "remote list", "remote remove", "remote set-url"],
         *["push", "pull", "fetch", "clone", "ls-remote"],
         "serve",
@@ -128,12 +129,14 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         "list": run_json("list"),
         "show": run_json("show", "math"),
         "eval": run_json("eval", "tiny", *of_tiny, "--data", tmp_path / "data.txt"),
+        "compare": compared(run_json),
         "rebase": run_json("rebase", "tiny", *onto, "--store", llama.store, "--dry-run"),
         "compose": run_json("compose", "math", "code", "--name", "both", "--base", models.base, "--dry-run"),
         "export": run_json("export", "math", tmp_path / "math.tar"),
         "import": run_json("import", tmp_path / "math.tar"),
         "gc": run_json("gc", "--now", "-y"),
         "stats": run_json("stats"),
+        "report": run_json("report", "-o", tmp_path / "report.html"),
         "fsck": run_json("fsck", "--full"),
         "key new": run_json("key", "new", "ada", "--no-password"),
         "key list": run_json("key", "list"),
@@ -163,6 +166,15 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         empty = tuple(path[:-1] for path in found if path.endswith("*"))
         assert {path for path in found if not path.endswith("*")} <= set(KEYS[name]), name
         assert {key for key in KEYS[name] if key not in found and not key.startswith(empty or "\0")} == set(), name
+
+
+def compared(run_json):
+    """The documents of both ways to compare, of which each has some keys only."""
+    pairs, groups = (
+        run_json("compare", "math", "math@1", "code"),
+        run_json("compare", "--cluster", "math", "math@1", "code"),
+    )
+    return {**pairs, "groups": groups["groups"], "duplicates": groups["duplicates"]}
 
 
 def history(run_json, model, tmp_path):

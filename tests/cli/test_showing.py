@@ -1,8 +1,8 @@
 import pytest
 
 import skillpack
-from skillpack.cli.kinds import Kind, by_kind
 from skillpack.errors import DamagedSkillError
+from skillpack.kinds import Kind, by_kind
 from skillpack.manifest import Part, TensorEntry
 
 DIGEST = "sha256:" + "0" * 64

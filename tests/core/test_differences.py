@@ -71,7 +71,7 @@ def test_tensors_of_exact_versions_are_compared_with_the_base(library):
 def test_approximated_versions_need_a_base_only_for_what_is_exact(library, tmp_path):
     (math,) = diff(library, "main~1", "main", tensors=True).skills
     by_name = {item.tensor: item for item in math.tensors}
-    assert "needs the base" in by_name["layers.0.up.weight"].reason
+    assert "without the base" in by_name["layers.0.up.weight"].reason
     assert by_name["layers.0.up.weight"].moved is None
     (math,) = diff(library, "main~1", "main", tensors=True, base=library[1]).skills
     item = {item.tensor: item for item in math.tensors}["layers.0.up.weight"]

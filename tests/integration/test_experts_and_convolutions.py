@@ -10,7 +10,7 @@ import pytest
 
 import skillpack
 from skillpack.checkpoint import open_checkpoint
-from skillpack.cli.kinds import by_kind
+from skillpack.kinds import by_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
