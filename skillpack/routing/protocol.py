@@ -1,6 +1,6 @@
 """What a router is: it says for each prompt which skills serve it, or that the base should.
 
-`open_router` in `skillpack.route.opening` makes one. A package can offer a method of its own as an entry point of the
+`open_router` in `skillpack.routing.opening` makes one. A package can offer a method of its own as an entry point of the
 group ``skillpack.routers``: its name is that of the method, and what it names is called with a `Base` and must return a
 `Method`.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from skillpack.route.examples import Examples
+    from skillpack.routing.examples import Examples
     from skillpack.skill import Skill
     from skillpack.texts import Sample
 
@@ -91,7 +91,7 @@ class Router(Protocol):
 
 
 class Method(Protocol):
-    """Scores prompts for one skill after another; see `skillpack.route.methods`."""
+    """Scores prompts for one skill after another; see `skillpack.routing.methods`."""
 
     def add(self, skill: Skill, examples: Examples | None) -> float:
         """Get to know a skill.
