@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from skillpack.errors import DataError, UsageError
 from skillpack.grafting.wrappers import unwrap
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from skillpack.summaries import StoreLike
     from skillpack.texts import Sample
     from skillpack_store import Descriptor, Repository
+
+_FROM_CALIBRATION: Final = 64
+"""Texts of a calibration that become examples; each costs a pass of the base."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,13 @@ def read_prompts(examples: str | Path | Sequence[str | Sample]) -> list[str | Sa
             f"{len(prompts)} examples are given", hint=f"Give {FEWEST} to {MOST_EXAMPLES}; 30 to 60 are a good number."
         )
     return prompts
+
+
+def some_prompts(texts: str | Path | Sequence[Sample]) -> list[str | Sample]:
+    """Those of the texts of a calibration that can be examples: prompts of chats, as many as count; none if few are."""
+    samples = read_samples(texts) if isinstance(texts, str | Path) else texts
+    prompts: list[str | Sample] = [sample for sample in samples if sample.messages][:_FROM_CALIBRATION]
+    return prompts if len(prompts) >= FEWEST else []
 
 
 def open_base(base: str | Path | torch.nn.Module, tokenizer: Any, store: StoreLike, branch: str) -> Base:

@@ -59,6 +59,7 @@ class Base:
         self.layer = max(1, round(DEPTH * len(self._layers))) if layer is None else layer
         if not 1 <= self.layer <= len(self._layers):
             raise UnsupportedModelError(f"There is no layer {self.layer}: the model has {len(self._layers)}")
+        self._most = min(MOST_TOKENS, getattr(self.model.config, "max_position_embeddings", MOST_TOKENS))
         self.probe: torch.Tensor | None = None
         self._opening: Tokens = []
         self._opening = self._common("a", "b")
@@ -107,7 +108,8 @@ class Base:
             tokens = list(prompt)
         if not tokens:
             raise DataError("A prompt is empty, so there is nothing to route")
-        return tokens if len(tokens) <= MOST_TOKENS else tokens[: MOST_TOKENS // 2] + tokens[-MOST_TOKENS // 2 :]
+        half = self._most // 2
+        return tokens if len(tokens) <= self._most else tokens[:half] + tokens[-half:]
 
     def own(self, tokens: Tokens) -> int:
         """Where a prompt's own tokens begin, after what all prompts of the template begin with.
