@@ -41,8 +41,7 @@ def test_the_answer_is_that_of_the_skill_and_names_it(routed, prompt, model):
     assert found.json()["model"] == found.headers["x-skillpack-model"] == model
     assert found.json()["choices"] == expected.json()["choices"]
     assert found.json()["system_fingerprint"] == expected.json()["system_fingerprint"]
-    text = {key: value for key, value in OPTIONS.items()}
-    plain = routed.post("/v1/completions", json={**text, "prompt": "q"})
+    plain = routed.post("/v1/completions", json={**OPTIONS, "prompt": "q"})
     assert plain.headers["x-skillpack-model"].startswith("tiny")
 
 
