@@ -22,9 +22,11 @@ def taught(llama, tmp_path, run):
 
 
 def test_a_prompt_is_routed(taught, llama, run, run_json):
+    skillpack.pack(llama.base, llama.tuned, "other", store=taught, exact=True)
     found = run("route", "Spell 3300 in words.", "The sea is calm.", "--base", llama.base, "--store", taught)
     lines = [line.split() for line in found.stdout.splitlines()]
     assert lines[1][:5] == ["Spell", "3300", "in", "words.", "tiny"]
+    assert "left out, since they have no examples that fit: other" in found.stderr
     assert lines[2][:5] == ["The", "sea", "is", "calm.", "(base)"]
     options = ("--base", llama.base, "--store", taught, "--skills", "tiny", "--threshold", "1000")
     document = run_json("route", "Spell 3300 in words.", *options)
