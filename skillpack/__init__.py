@@ -58,6 +58,9 @@ if TYPE_CHECKING:
         show_remote,
     )
     from skillpack.reporting import LibraryPage, report
+    from skillpack.routing.adding import ExamplesReport, add_examples
+    from skillpack.routing.opening import open_router, route
+    from skillpack.routing.protocol import Route, Router
     from skillpack.serving.server import ServeSettings, Serving, serve
     from skillpack.signing import (
         KeyInfo,
@@ -87,6 +90,7 @@ __all__ = [
     "CompareReport",
     "ComposeReport",
     "EvalReport",
+    "ExamplesReport",
     "FolderStatus",
     "Host",
     "InstallReport",
@@ -108,6 +112,8 @@ __all__ = [
     "RemoteSkill",
     "RemoteSummary",
     "ReportedError",
+    "Route",
+    "Router",
     "ServeSettings",
     "Serving",
     "Signature",
@@ -121,6 +127,7 @@ __all__ = [
     "TransferReport",
     "TrustWarning",
     "TrustedKey",
+    "add_examples",
     "add_remote",
     "branch",
     "clone",
@@ -151,6 +158,7 @@ __all__ = [
     "merge",
     "new_key",
     "open_checkpoint",
+    "open_router",
     "pack",
     "pull",
     "push",
@@ -162,6 +170,7 @@ __all__ = [
     "report",
     "restore",
     "revert",
+    "route",
     "serve",
     "set_policy",
     "set_remote_url",
@@ -192,6 +201,7 @@ _HOMES = {
     "ClusterReport": "comparing",
     "CompareReport": "comparing",
     "EvalReport": "evaluating",
+    "ExamplesReport": "routing.adding.ExamplesReport",
     "FolderStatus": "installing",
     "Host": "grafting.host.Host",
     "InstallReport": "installing",
@@ -213,6 +223,8 @@ _HOMES = {
     "RemoteSkill": "remotes",
     "RemoteSummary": "remotes",
     "ReportedError": "errors",
+    "Route": "routing.protocol.Route",
+    "Router": "routing.protocol.Router",
     "ServeSettings": "serving.server.ServeSettings",
     "Serving": "serving.server.Serving",
     "Signature": "signing",
@@ -226,6 +238,7 @@ _HOMES = {
     "TransferReport": "remotes",
     "TrustWarning": "errors",
     "TrustedKey": "signing",
+    "add_examples": "routing.adding.add_examples",
     "add_remote": "remotes",
     "branch": "branching",
     "clone": "remotes",
@@ -256,6 +269,7 @@ _HOMES = {
     "merge": "branching",
     "new_key": "signing",
     "open_checkpoint": "checkpoint",
+    "open_router": "routing.opening.open_router",
     "pack": "packing",
     "pull": "remotes",
     "push": "remotes",
@@ -267,6 +281,7 @@ _HOMES = {
     "report": "reporting",
     "restore": "branching",
     "revert": "branching",
+    "route": "routing.opening.route",
     "serve": "serving.server.serve",
     "set_policy": "signing",
     "set_remote_url": "remotes",
