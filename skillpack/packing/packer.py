@@ -376,6 +376,13 @@ class Packer:
         """Code everything at a step, and check that it decodes."""
         tables = self._tables(step)
         payload = Payload()
+        try:
+            return self._coded_into(payload, step, tables)
+        except BaseException:
+            payload.close()
+            raise
+
+    def _coded_into(self, payload: Payload, step: float, tables: Tables) -> Packed:
         stage = Stage(self._progress, "coding", sum(job.nbytes for job in self._jobs))
         entries, missed = [], 0.0
         coded = self._threads.for_each(lambda job: self._code(job, step, tables), self._jobs, lambda job: job.elements)

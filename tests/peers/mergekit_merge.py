@@ -9,12 +9,13 @@ import sys
 
 import numpy as np
 import torch
-from mergekit.merge_methods.generalized_task_arithmetic import get_mask
-from mergekit.sparsify import SparsificationMethod, sparsify
 
 
 def main() -> None:
     """What mergekit's generalised task arithmetic does with the deltas of one tensor after the other."""
+    from mergekit.merge_methods.generalized_task_arithmetic import get_mask
+    from mergekit.sparsify import SparsificationMethod, sparsify
+
     source, target, consensus, method, normalize, density, gamma, *weights = sys.argv[1:]
     factors = torch.tensor([float(weight) for weight in weights])[:, None]
     found = {}
@@ -32,4 +33,5 @@ def main() -> None:
     np.savez(target, **found)
 
 
-main()
+if __name__ == "__main__":
+    main()

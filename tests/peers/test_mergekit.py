@@ -78,7 +78,7 @@ def test_the_same_comes_out(mergekit, tmp_path, deltas, method, arguments):
 
 
 @pytest.mark.parametrize(("elect", "consensus", "normalize"), [("sum", "none", "no"), ("ties", "sum", "yes")])
-def test_dare_with_its_own_masks(mergekit, tmp_path, deltas, monkeypatch, elect, consensus, normalize):
+def test_dare_with_its_own_masks(mergekit, tmp_path, deltas, monkeypatch, elect, consensus, normalize):  # noqa: PLR0917
     """mergekit draws other numbers and rescales to the same L1 norm; so both get what our masks leave."""
     taken = {name: np.random.default_rng(1).random(values.shape) < 0.4 for name, values in deltas.items()}
 
