@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skillpack.packing.sweeping import SweepPoint
 
 _INSTALL: Final = 'python -m pip install "skillpack[plot]"'
-_METADATA: Final = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+METADATA: Final = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 """What a file would say of when and with what it was drawn."""
 _WIDTH, _HEIGHT = 7.0, 4.0
 """Inches; the height is that of one panel."""
@@ -59,7 +59,7 @@ def drawn(points: Sequence[SweepPoint], kind: str) -> bytes:
             panel.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)))
         panels[-1].set_xlabel("size of the skill on disk, bytes")
         panels[-1].xaxis.set_major_formatter("{x:,.0f}")
-        figure.savefig(content, format=kind, dpi=150, metadata=_METADATA[kind])
+        figure.savefig(content, format=kind, dpi=150, metadata=METADATA[kind])
     return content.getvalue()
 
 
