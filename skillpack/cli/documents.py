@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skillpack.cli.exchange_documents import EXPORT_KEYS
 from skillpack.cli.history_documents import HISTORY_KEYS
+from skillpack.cli.learning_documents import LEARNING_KEYS
 from skillpack.cli.rebase_documents import REBASE_KEYS
 from skillpack.cli.remote_documents import REMOTE_KEYS
 from skillpack.cli.serving_documents import SERVING_KEYS
@@ -183,6 +184,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "remarks[]": "what could not be measured, and why",
     },
     **REBASE_KEYS,
+    **LEARNING_KEYS,
     **HISTORY_KEYS,
     **REMOTE_KEYS,
     **SERVING_KEYS,

@@ -189,7 +189,7 @@ class ContinualLearner:
                 self._training,
                 self._goal,
                 name,
-                (limit, run, window),
+                detector=(limit, run, window),
                 progress=self._progress,
                 **options,
             )

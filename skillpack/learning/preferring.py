@@ -74,7 +74,7 @@ def parse_preferences(text: str) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for part in text.split(","):
-        address, sign, weight = part.strip().rpartition("=")
+        address, sign, weight = (piece.strip() for piece in part.rpartition("="))
         try:
             value = float(weight)
         except ValueError:

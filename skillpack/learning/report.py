@@ -92,7 +92,8 @@ class LearnReport:
     resumed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """As ``learn.json`` has it; scores, average and transfer on the first level are those with tasks named."""
+        """As ``learn.json`` has it; scores, average and transfer are those with tasks named, unless it says routed."""
+        routed = self.routed or Transfer((), None, None, None)
         return {
             "tasks": [task.name for task in self.tasks],
             **_transfer(self.named),
@@ -104,7 +105,7 @@ class LearnReport:
                 for task in self.tasks
             ],
             "router": self.router,
-            "routed": None if self.routed is None else _transfer(self.routed),
+            **{f"routed_{key}": value for key, value in _transfer(routed).items()},
             "routing": list(self.routing),
         }
 

@@ -3,9 +3,10 @@
 The idea is that of TAME (Zhu et al., "TAME: Task Agnostic Continual Learning using Multiple Experts", 2022): a new task
 shows in a statistically significant rise of the loss. The test is a control chart: the last losses of the task at hand
 have a mean m and a sample standard deviation s, and a loss above m + LIMIT * s is suspicious. One such batch may be a
-hard one; `run` of them in a row are a new task. Were losses independent and normal, three in a row above three standard
-deviations would come once in 4e8 batches. While a task is being learned its losses fall, so that m and s come out too
-large rather than too small, and the test errs towards going on.
+hard one; `RUN` of them in a row are a new task. Were losses independent and normal, and m and s known, a batch would be
+suspicious once in 30,000 times. They are estimated from `WINDOW` losses, and come out too small now and then, which is
+why the limit is not TAME's 3. While a task is being learned its losses fall, so that m and s come out too large rather
+than too small, and the test errs towards going on.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Final, Literal
 
-LIMIT: Final = 3.0
+LIMIT: Final = 4.0
 """Standard deviations above the mean from which on a loss is suspicious."""
 RUN: Final = 3
 """Suspicious batches in a row that make a new task."""
-WINDOW: Final = 20
+WINDOW: Final = 30
 """Losses that mean and standard deviation are of."""
 _LEAST: Final = 5
 """Losses without which nothing is suspicious."""
@@ -54,8 +55,8 @@ class ShiftDetector:
     def threshold(self) -> float | None:
         """The loss, in nats, above which a batch is suspicious; None while too little is known.
 
-        >>> ShiftDetector(losses=deque([1.0, 1.2, 0.8, 1.1, 0.9])).threshold
-        1.474341649025257
+        >>> ShiftDetector(losses=deque([2.0] * 5)).threshold
+        2.4
         """
         if len(self.losses) < _LEAST:
             return None
