@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
+    from skillpack.compose.report import ComposeReport
+    from skillpack.compose.skills import compose, recompose
     from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
@@ -77,6 +79,7 @@ __all__ = [
     "AdapterExport",
     "AutoSkill",
     "Checkpoint",
+    "ComposeReport",
     "ContinualLearner",
     "EvalReport",
     "FolderStatus",
@@ -117,6 +120,7 @@ __all__ = [
     "add_remote",
     "branch",
     "clone",
+    "compose",
     "delete",
     "diff",
     "evaluate",
@@ -147,6 +151,7 @@ __all__ = [
     "push",
     "read_tasks",
     "rebase",
+    "recompose",
     "reflog",
     "remove",
     "remove_remote",
@@ -177,6 +182,7 @@ _HOMES = {
     "AdapterExport": "interop",
     "AutoSkill": "interop.auto.AutoSkill",
     "Checkpoint": "checkpoint",
+    "ComposeReport": "compose.report.ComposeReport",
     "ContinualLearner": "learning",
     "EvalReport": "evaluating",
     "FolderStatus": "installing",
@@ -217,6 +223,7 @@ _HOMES = {
     "add_remote": "remotes",
     "branch": "branching",
     "clone": "remotes",
+    "compose": "compose.skills.compose",
     "delete": "library",
     "diff": "differences",
     "evaluate": "evaluating",
@@ -247,6 +254,7 @@ _HOMES = {
     "push": "remotes",
     "read_tasks": "learning",
     "rebase": "rebasing",
+    "recompose": "compose.skills.recompose",
     "reflog": "history",
     "remove": "installing",
     "remove_remote": "remotes",

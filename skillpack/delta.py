@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from skillpack.companions import difference
 from skillpack.errors import CheckpointError, listing
-from skillpack.fingerprint import tensor_digests
+from skillpack.fingerprint import fingerprint, tensor_digests
 from skillpack.tensors import FLOAT_DTYPES
 
 if TYPE_CHECKING:
@@ -94,6 +94,16 @@ class Delta:
     tuned_digests: Mapping[str, str]
     files: tuple[FileChange, ...]
     code_files: tuple[str, ...]
+
+    @property
+    def base_fingerprint(self) -> str:
+        """Of the whole base."""
+        return fingerprint(self.base_digests)
+
+    @property
+    def tuned_fingerprint(self) -> str:
+        """Of the whole fine-tune."""
+        return fingerprint(self.tuned_digests)
 
     def pair(self, change: Change) -> tuple[Tensor | None, Tensor]:
         """Reference (whole, of its own shape and dtype; None without one) and tuned tensor of a change."""

@@ -207,6 +207,7 @@ class Manifest:
         tensors: the changed tensors, sorted by name.
         files: the changed files, sorted by path.
         tables: frequency tables of the entropy coder, JSON (`skillpack.codecs.entropy.Tables`).
+        recipe: of what a composed skill was made and how, JSON (`skillpack.compose.recipe`); None if it was packed.
     """
 
     base_fingerprint: str
@@ -216,6 +217,7 @@ class Manifest:
     tensors: tuple[TensorEntry, ...]
     files: tuple[CodedFile, ...]
     tables: Mapping[str, Any]
+    recipe: Mapping[str, Any] | None = None
 
     def dump(self) -> bytes:
         """The manifest's bytes; equal manifests give equal bytes."""
@@ -230,6 +232,8 @@ class Manifest:
             "files": [vars(file) for file in self.files],
             "tables": dict(self.tables),
         }
+        if self.recipe is not None:
+            document["recipe"] = dict(self.recipe)
         return zstandard.ZstdCompressor(level=19).compress(canonical_json(document))
 
     @classmethod
@@ -260,6 +264,7 @@ class Manifest:
             tensors=tuple(TensorEntry.from_json(entry) for entry in document["tensors"]),
             files=tuple(_coded_file(file) for file in document["files"]),
             tables=document["tables"],
+            recipe=None if document.get("recipe") is None else dict(document["recipe"].items()),
         )
         names = [[entry.name for entry in manifest.tensors], [file.path for file in manifest.files]]
         for listed in (*names, [name for name, _ in manifest.gone]):

@@ -63,8 +63,8 @@ def write_card(facts: CardFacts, manifest: Manifest) -> str:
             f"# {facts.name}",
             "",
             (
-                f"A skill for `{facts.base_model}`: the difference that a fine-tune made, in {facts.size:,} bytes"
-                f" ({facts.size / max(1, facts.tuned_size):.2%} of the fine-tune's tensors)."
+                f"A skill for `{facts.base_model}`: {_what(manifest)}, in {facts.size:,} bytes"
+                f" ({facts.size / max(1, facts.tuned_size):.2%} of {_whose(manifest)} tensors)."
             ),
             "",
             "```",
@@ -75,11 +75,19 @@ def write_card(facts: CardFacts, manifest: Manifest) -> str:
             f"* changes {len(manifest.tensors)} tensors and {len(manifest.files)} files",
             f"* coded with {', '.join(codecs)}",
             f"* base: `{manifest.base_fingerprint}`",
-            f"* fine-tune: `{manifest.tuned_fingerprint}`",
+            *([f"* fine-tune: `{manifest.tuned_fingerprint}`"] if manifest.recipe is None else []),
             *(f"* {note}" for note in facts.notes),
             "",
         ]
     )
+
+
+def _what(manifest: Manifest) -> str:
+    return "the difference that a fine-tune made" if manifest.recipe is None else "what several skills make together"
+
+
+def _whose(manifest: Manifest) -> str:
+    return "the fine-tune's" if manifest.recipe is None else "the changed"
 
 
 def _quoted(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from skillpack.cli.compose_documents import COMPOSE_KEYS, RECIPE_KEYS, recipe_document
 from skillpack.cli.exchange_documents import EXPORT_KEYS
 from skillpack.cli.history_documents import HISTORY_KEYS
 from skillpack.cli.learning_documents import LEARNING_KEYS
@@ -157,6 +158,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "tensors[].same_as": "the tensor that it is tied to, or null",
         **_within("tensors[]", _FIGURES),
         "card": "the model card, Markdown",
+        **RECIPE_KEYS,
     },
     "delete": {**_within("skill", _SKILL), "dry_run": "nothing was changed"},
     "export": {**EXPORT_KEYS, **_within("skills[]", _SKILL)},
@@ -185,6 +187,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     **REBASE_KEYS,
     **LEARNING_KEYS,
+    **COMPOSE_KEYS,
     **HISTORY_KEYS,
     **REMOTE_KEYS,
     **SERVING_KEYS,
@@ -290,6 +293,7 @@ def show_document(found: SkillDetails | RemoteSkill) -> dict[str, Any]:
         "kinds": [{"kind": kind.name, "tensors": kind.tensors, **_figures(kind)} for kind in by_kind(manifest.tensors)],
         "tensors": [_tensor(entry, Kind.of(entry.name, [entry])) for entry in manifest.tensors],
         "card": found.card,
+        "recipe": recipe_document(manifest.recipe),
     }
 
 

@@ -11,6 +11,7 @@ import click
 
 from skillpack.cli import (
     branching,
+    composing,
     evaluating,
     exchanging,
     failures,
@@ -90,6 +91,7 @@ for _command in (
     showing.show,
     evaluating.eval_,
     rebasing.rebase,
+    composing.compose,
     learning.learn,
     library.delete,
     exchanging.export,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import click
 
 import skillpack
+from skillpack.cli.compose_documents import recipe_lines
 from skillpack.cli.console import counted, human, moment
 from skillpack.cli.documents import show_document
 from skillpack.cli.options import output_options, store_options
@@ -88,7 +89,10 @@ def _header(found: SkillDetails | RemoteSkill) -> Iterator[str]:
     yield f"size: {human(summary.size)} ({summary.size:,} bytes)"
     yield f"committed: {moment(summary.time)} by {summary.author}: {summary.message}"
     yield f"base: {manifest.base_fingerprint}"
-    yield f"fine-tune: {manifest.tuned_fingerprint}"
+    if manifest.recipe is None:
+        yield f"fine-tune: {manifest.tuned_fingerprint}"
+    else:
+        yield from recipe_lines(manifest.recipe)
     over = manifest.over_bound(summary.size)
     if manifest.bound is not None and over is not None:
         yield f"bound: {human(manifest.bound)}; what is approximated takes {over:.3g} times that, manifest included"

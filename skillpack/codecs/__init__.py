@@ -13,6 +13,7 @@ from skillpack.codecs.protocol import Codec
 from skillpack.codecs.raw import Raw
 from skillpack.codecs.residual import Residual
 from skillpack.codecs.sparse import Sparse
+from skillpack.codecs.sum import Sum
 from skillpack.codecs.tucker import Tucker
 from skillpack.errors import DamagedSkillError
 
@@ -25,11 +26,12 @@ __all__ = [
     "Raw",
     "Residual",
     "Sparse",
+    "Sum",
     "Tucker",
     "codec_named",
 ]
 
-_ALL: tuple[Codec, ...] = (AdapterFactors(), Direct(), Exact(), LowRank(), Raw(), Residual(), Sparse(), Tucker())
+_ALL: tuple[Codec, ...] = (AdapterFactors(), Direct(), Exact(), LowRank(), Raw(), Residual(), Sparse(), Sum(), Tucker())
 _OWN = {codec.name: codec for codec in _ALL}
 
 

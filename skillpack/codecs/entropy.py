@@ -154,11 +154,19 @@ class Tables:
         except KeyError:
             raise DamagedSkillError(f"the skill has no frequency table for context {context}") from None
 
+    def extended(self, others: Mapping[str, Table]) -> Tables:
+        """These tables and others, of other contexts."""
+        return Tables({**self._tables, **others}) if others else self
+
     def model(self, context: str) -> Any:
         """The coder's model of a context."""
         if context not in self._models:
             self._models[context] = self[context].model()
         return self._models[context]
+
+    def within(self, name: str) -> dict[str, Table]:
+        """The tables as ``NAME/CONTEXT``, see `ChunkReader.with_tables`."""
+        return {f"{name}/{context}": table for context, table in self._tables.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Context -> table, for the manifest."""
@@ -211,15 +219,21 @@ def _uniform(bits: int) -> Any:
 class ChunkReader:
     """Reads back the groups of one chunk in their order."""
 
-    def __init__(self, data: bytes, tables: Tables) -> None:
+    def __init__(self, data: bytes, tables: Tables, within: str = "") -> None:
         self.data = data
         self._tables = tables
+        self._within = within
         self._coder: Any = None
+
+    def with_tables(self, name: str) -> ChunkReader:
+        """The same chunk, read from its start with the tables that are called ``NAME/CONTEXT``."""
+        return ChunkReader(self.data, self._tables, f"{self._within}{name}/")
 
     def take(self, context: str, count: int) -> Integers:
         """The next group: `count` integers of `context`."""
         if not count:
             return np.empty(0, np.int64)
+        context = self._within + context
         table, model = self._tables[context], self._tables.model(context)
         places = np.zeros(count, np.int32) if model is None else self._decode(model, count)
         if table.values is not None:

@@ -107,8 +107,8 @@ class FactoredCodec(Codec, Protocol):
 
     def decode_factors(
         self, parameters: Mapping[str, Any], chunks: Iterator[ChunkReader], shape: tuple[int, int]
-    ) -> DeltaFactors:
-        """The delta of a matrix as factors.
+    ) -> DeltaFactors | None:
+        """The delta of a matrix as factors; None if this one has none.
 
         Args:
             parameters: as in the `Encoding`.

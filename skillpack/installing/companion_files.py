@@ -11,6 +11,7 @@ from skillpack.summing import refuse_scaling
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from skillpack.companions import FileChange
     from skillpack.installing.claims import Active
 
 _SETTINGS = {"config.json", "generation_config.json"}
@@ -32,6 +33,16 @@ def changed_files(base: BaseFiles, skills: Sequence[Active]) -> dict[str, bytes]
             than 1.
         WrongBaseError: a change does not fit the base's file.
     """
+    return {change.path: apply(change, base.read(change.path)) for change in combined_changes(skills)}
+
+
+def combined_changes(skills: Sequence[Active]) -> list[FileChange]:
+    """The changes to files of several skills as one, sorted by path.
+
+    Raises:
+        ConflictError: two skills set a place to different content, or a tokenizer file comes with a weight other
+            than 1.
+    """
     changes = {}
     for active in skills:
         changes[active.skill.name] = active.skill.file_changes()
@@ -39,4 +50,4 @@ def changed_files(base: BaseFiles, skills: Sequence[Active]) -> dict[str, bytes]
             if PurePosixPath(change.path).name not in _SETTINGS:
                 reason = "it belongs to the tokenizer or is a template"
                 refuse_scaling(change.path, active.skill.name, active.weight, reason, what="file")
-    return {change.path: apply(change, base.read(change.path)) for change in combine(changes)}
+    return combine(changes)

@@ -5,28 +5,27 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import zstandard
 
-from skillpack.codecs import codec_named
 from skillpack.codecs.entropy import ChunkReader, Histogram, Tables, count_all, encode_chunk
-from skillpack.codecs.protocol import Layout
-from skillpack.errors import SkillPackError, UsageError
-from skillpack.fingerprint import fingerprint
+from skillpack.errors import UsageError
 from skillpack.manifest import FILES, CodedFile, Manifest, Part, TensorEntry, block_of
 from skillpack.packing.allocate import FinerStepNeededError, fineness, step_for_size
 from skillpack.packing.analysis import LOCAL, Analyst
 from skillpack.packing.payload import Payload, skill_size
-from skillpack.packing.planning import FactorsPlan, LossyPlan, Plan, plan_change
+from skillpack.packing.planning import LossyPlan, plan_change
 from skillpack.progress import Stage, silent
-from skillpack.tensors import DTYPE_BYTES, Tensor
+from skillpack.tensors import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from skillpack.codecs.entropy import Table
     from skillpack.delta import Change, Delta
+    from skillpack.packing.planning import Plan
     from skillpack.packing.workers import Workers
     from skillpack.progress import Progress
 
@@ -95,6 +94,28 @@ class Packed:
     error: float
 
 
+class Planner(Protocol):
+    """Decides how a tensor, and after it the new rows of it, are written."""
+
+    def __call__(self, delta: Delta, change: Change, *, exact: bool) -> list[Plan]:
+        """The plans; none if the tensor need not be written."""
+
+
+class Extras(NamedTuple):
+    """What a manifest says besides what is packed.
+
+    Attributes:
+        tables: frequency tables of streams that were coded before.
+        recipe: see `Manifest.recipe`.
+    """
+
+    tables: Mapping[str, Table] = {}
+    recipe: Mapping[str, Any] | None = None
+
+
+_NO_EXTRAS: Final = Extras()
+
+
 class _Quality(NamedTuple):
     """How close a tensor came; all zero and None if it is lossless.
 
@@ -143,6 +164,8 @@ class Packer:
         *,
         analyst: Analyst = LOCAL,
         threads: Workers = LOCAL.workers,
+        plans: Planner = plan_change,
+        extras: Extras = _NO_EXTRAS,
     ) -> None:
         """Prepare to pack.
 
@@ -152,13 +175,16 @@ class Packer:
             progress: called during the work.
             analyst: who finds out what is costly to find out.
             threads: who counts and codes.
+            plans: decides how each tensor is written.
+            extras: what else the manifest says.
         """
         self._delta = delta
         self._goal = goal
         self._analyst = analyst
         self._threads = threads
         self._progress = progress
-        self._jobs = [_Job(change, plan_change(delta, change, exact=goal.exact)) for change in delta.changes]
+        self._jobs = [_Job(change, plans(delta, change, exact=goal.exact)) for change in delta.changes]
+        self._extras = extras
         self._lossy = [plan for job in self._jobs for plan in job.plans if isinstance(plan, LossyPlan)]
         compressor = zstandard.ZstdCompressor(level=19)
         self._files = [(change, compressor.compress(change.content)) for change in delta.files]
@@ -332,7 +358,7 @@ class Packer:
             for _, histogram in counted:
                 total.merge(histogram)
             stage.advance(job.nbytes)
-        self._counted = step, total.tables()
+        self._counted = step, total.tables().extended(self._extras.tables)
         return self._counted[1]
 
     def _estimated_size(self, step: float) -> float:
@@ -374,7 +400,7 @@ class Packer:
             part = Part(codec, encoding.parameters, tuple(len(chunk) for chunk in chunks))
             parts.append(part)
             streams += chunks
-            error = _checked(plan, part, chunks, tables)
+            error = plan.check(part, iter([ChunkReader(chunk, tables) for chunk in chunks]))
             if isinstance(plan, LossyPlan):
                 quality = _Quality(error, _whole(plan.least_bytes(error)), error**2 * plan.energy)
         return parts, streams, quality
@@ -397,8 +423,8 @@ class Packer:
 
     def _manifest(self, entries: Sequence[TensorEntry], tables: Tables) -> Manifest:
         return Manifest(
-            base_fingerprint=fingerprint(self._delta.base_digests),
-            tuned_fingerprint=fingerprint(self._delta.tuned_digests),
+            base_fingerprint=self._delta.base_fingerprint,
+            tuned_fingerprint=self._delta.tuned_fingerprint,
             renaming=self._delta.renaming,
             gone=tuple((name, self._delta.base_digests[name]) for name in self._delta.gone),
             tensors=tuple(entries),
@@ -406,6 +432,7 @@ class Packer:
                 CodedFile(change.path, change.kind, len(change.content), len(coded)) for change, coded in self._files
             ),
             tables=tables.to_json(),
+            recipe=self._extras.recipe,
         )
 
 
@@ -428,27 +455,3 @@ def _expected_quality(job: _Job) -> _Quality:
 def _whole(nbytes: float) -> int | None:
     """Bytes to three digits; None for infinitely many."""
     return round(float(f"{nbytes:.3g}")) if math.isfinite(nbytes) else None
-
-
-def _checked(plan: Plan, part: Part, chunks: Sequence[bytes], tables: Tables) -> float:
-    """Decode what was coded and return its relative error.
-
-    Raises:
-        SkillPackError: a lossless part does not come back bit for bit.
-    """
-    reference, tuned = plan.operands()
-    readers = iter([ChunkReader(chunk, tables) for chunk in chunks])
-    decoded = codec_named(part.codec).decode(part.parameters, readers, Layout(tuned.dtype, tuned.shape), reference)
-    if isinstance(plan, LossyPlan):
-        if isinstance(decoded, Tensor):
-            raise TypeError(f"codec {part.codec} is lossless")
-        return plan.error(decoded)
-    if isinstance(plan, FactorsPlan) and reference is not None and not isinstance(decoded, Tensor):
-        with np.errstate(over="ignore", invalid="ignore"):
-            decoded = Tensor.from_float32(reference.float32() + decoded, tuned.dtype)
-    if not isinstance(decoded, Tensor) or not np.array_equal(decoded.data, tuned.data):
-        raise SkillPackError(
-            f"tensor {plan.change.name} did not decode to the same bits; nothing was stored",
-            hint="Please report this with the tensor.",
-        )
-    return 0.0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
 from skillpack.adapter import AdapterCheckpoint
+from skillpack.codecs import codec_named
 from skillpack.codecs.direct import Direct, mean_squares
 from skillpack.codecs.entropy import count_all
 from skillpack.codecs.exact import Exact
@@ -18,12 +19,12 @@ from skillpack.codecs.gaussian import least_bits
 from skillpack.codecs.lowrank import Coefficients, LowRank
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
-from skillpack.codecs.protocol import DELTA, Cost
+from skillpack.codecs.protocol import DELTA, Cost, Layout
 from skillpack.codecs.raw import Raw
 from skillpack.codecs.residual import Residual
 from skillpack.codecs.sparse import Sparse
 from skillpack.codecs.tucker import Tucker, tensor_shape
-from skillpack.errors import NotFiniteError
+from skillpack.errors import NotFiniteError, SkillPackError
 from skillpack.packing.allocate import cheapest, total
 from skillpack.packing.analysis import LOCAL, Analyst, Offer
 from skillpack.packing.spool import spool, spooled
@@ -33,9 +34,11 @@ from skillpack.tensors import DTYPE_BYTES, FLOAT_DTYPES, Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from skillpack.codecs.entropy import ChunkReader
     from skillpack.codecs.gaussian import Source
     from skillpack.codecs.protocol import Analysis, Encoding, LosslessCodec, LossyCodec
     from skillpack.delta import Change, Delta
+    from skillpack.manifest import Part
     from skillpack.tensors import Doubles, Factors, Floats
 
 _BLOCK: Final = 1 << 20
@@ -78,6 +81,15 @@ class LosslessPlan:
             return None, _last_rows(self.delta.tuned.read(self.change.name), self.change.common_rows or 0)
         return _common_rows(self.delta, self.change)
 
+    def check(self, part: Part, readers: Iterator[ChunkReader]) -> float:
+        """Decode what was coded and compare it.
+
+        Raises:
+            SkillPackError: it does not come back bit for bit.
+        """
+        reference, tuned = self.operands()
+        return _check_same(self.change.name, _decoded(part, readers, tuned, reference), tuned)
+
 
 @dataclass(frozen=True)
 class FactorsPlan:
@@ -95,6 +107,19 @@ class FactorsPlan:
     def operands(self) -> tuple[Tensor | None, Tensor]:
         """The base's and the merged tensor."""
         return _common_rows(self.delta, self.change)
+
+    def check(self, part: Part, readers: Iterator[ChunkReader]) -> float:
+        """Decode what was coded, add it to the base and compare.
+
+        Raises:
+            SkillPackError: it does not come back bit for bit.
+        """
+        reference, tuned = self.operands()
+        decoded = _decoded(part, readers, tuned, reference)
+        if reference is not None and not isinstance(decoded, Tensor):
+            with np.errstate(over="ignore", invalid="ignore"):
+                decoded = Tensor.from_float32(reference.float32() + decoded, tuned.dtype)
+        return _check_same(self.change.name, decoded, tuned)
 
 
 @dataclass
@@ -142,6 +167,11 @@ class LossyPlan:
     def is_table(self) -> bool:
         """Whether it has one row for each token."""
         return _EMBEDDING.search(self.change.name) is not None
+
+    @property
+    def usual_fineness(self) -> float:
+        """The step of such a tensor as a share of the common one, where nothing else is known."""
+        return _TABLE_FINENESS if self.is_table else 1.0
 
     def predicted_bits(self, step: float) -> float:
         """Bits it will take at a step, from its singular values alone; 0 for small tensors."""
@@ -309,6 +339,14 @@ class LossyPlan:
         """The base's and the tuned tensor, of the rows they have in common."""
         return _common_rows(self.delta, self.change)
 
+    def check(self, part: Part, readers: Iterator[ChunkReader]) -> float:
+        """Decode what was coded; returns its relative error."""
+        layout = Layout(self.change.dtype, common_shape(self.change))
+        decoded = codec_named(part.codec).decode(part.parameters, readers, layout, None)
+        if isinstance(decoded, Tensor):
+            raise TypeError(f"codec {part.codec} is lossless")
+        return self.error(decoded)
+
     def error(self, decoded: Floats) -> float:
         """Frobenius norm of what coding left out, relative to that of the delta."""
         missed = total = 0.0
@@ -334,20 +372,31 @@ class LossyPlan:
         """Blocks of rows of the delta as a matrix, fp32."""
         known = self.delta.tuned.update(self.change.name)
         rows, columns = matrix_shape(common_shape(self.change))
-        before, after = self.operands()
-        if before is None:
-            raise ValueError(f"tensor {self.change.name} has no reference")
+        before, after = (None, None) if known is not None else self.operands()
         size = max(1, _BLOCK // max(1, columns))
         for first in range(0, rows, size):
             block = slice(first, min(rows, first + size))
             if known is not None:
                 yield block, known.reshape(-1, columns)[block]
                 continue
+            if before is None or after is None:
+                raise ValueError(f"tensor {self.change.name} has no reference")
             with np.errstate(invalid="ignore", over="ignore"):
                 yield block, _float_rows(after, block, columns) - _float_rows(before, block, columns)
 
 
-Plan = LosslessPlan | FactorsPlan | LossyPlan
+class Plan(Protocol):
+    """How a tensor, or the new rows of one, will be written."""
+
+    def encode(self, step: float) -> tuple[str, Encoding]:
+        """Codec and encoding at a step."""
+
+    def check(self, part: Part, readers: Iterator[ChunkReader]) -> float:
+        """Decode what was coded; returns its error relative to the delta, 0 if it comes back bit for bit.
+
+        Raises:
+            SkillPackError: it should and does not.
+        """
 
 
 def plan_change(delta: Delta, change: Change, *, exact: bool) -> list[Plan]:
@@ -371,6 +420,15 @@ def common_shape(change: Change) -> tuple[int, ...]:
     return change.shape if change.common_rows is None else (change.common_rows, *change.shape[1:])
 
 
+def kept_exactly(change: Change) -> bool:
+    """Whether a tensor of floats comes back bit for bit whatever is asked for.
+
+    Norms and biases of 16-bit models change by so few units in the last place that exact costs next to nothing.
+    """
+    matrix = min(matrix_shape(common_shape(change))) >= _SMALL
+    return (not matrix and DTYPE_BYTES[change.dtype] == 2) or _STATISTICS.search(change.name) is not None
+
+
 def _plan_common(delta: Delta, change: Change, *, exact: bool) -> Plan:
     reference = None if change.reference is None else delta.base.tensors[change.reference]
     floats = reference is not None and {reference.dtype, change.dtype} <= FLOAT_DTYPES
@@ -379,13 +437,11 @@ def _plan_common(delta: Delta, change: Change, *, exact: bool) -> Plan:
     factors = _stored_factors(delta, change) if exact else None
     if factors is not None:
         return FactorsPlan(factors, delta, change)
-    matrix = min(matrix_shape(common_shape(change))) >= _SMALL
-    # Norms and biases of 16-bit models change by so few units in the last place that exact costs next to nothing.
-    if exact or (not matrix and DTYPE_BYTES[change.dtype] == 2) or _STATISTICS.search(change.name):
+    if exact or kept_exactly(change):
         return LosslessPlan(Exact() if change.dtype in Exact.dtypes else Raw(), delta, change)
     key = (delta.base_digests[str(change.reference)], delta.tuned_digests[change.name], change.name)
     plan = LossyPlan(delta, change, Seed(key))
-    plan.fineness = _TABLE_FINENESS if plan.is_table else 1.0
+    plan.fineness = plan.usual_fineness
     return plan
 
 
@@ -397,6 +453,19 @@ def _stored_factors(delta: Delta, change: Change) -> LoraFactors | None:
         return None
     factors = delta.tuned.lora(change.name)
     return factors if factors is not None and factors.can_be_coded else None
+
+
+def _decoded(part: Part, readers: Iterator[ChunkReader], tuned: Tensor, reference: Tensor | None) -> Tensor | Floats:
+    return codec_named(part.codec).decode(part.parameters, readers, Layout(tuned.dtype, tuned.shape), reference)
+
+
+def _check_same(name: str, decoded: Tensor | Floats, tuned: Tensor) -> float:
+    if not isinstance(decoded, Tensor) or not np.array_equal(decoded.data, tuned.data):
+        raise SkillPackError(
+            f"tensor {name} did not decode to the same bits; nothing was stored",
+            hint="Please report this with the tensor.",
+        )
+    return 0.0
 
 
 def _common_rows(delta: Delta, change: Change) -> tuple[Tensor | None, Tensor]:

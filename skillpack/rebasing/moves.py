@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from skillpack.rebasing.bases import Bases
     from skillpack.skill import Skill
 
-DELTAS: Final = frozenset({"direct", "lowrank", "lowrank+direct", "sparse", "tucker"})
+DELTAS: Final = frozenset({"direct", "lowrank", "lowrank+direct", "sparse", "sum", "tucker"})
 """Codecs whose streams say what to add, whatever the base has."""
 VALUES: Final = frozenset({"exact", "raw"})
 """Codecs whose streams say what the tensor is, on the base that it was packed from."""

@@ -23,7 +23,7 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 
 def test_the_commands():
     assert list(COMMANDS) == [
-        *["pack", "install", "remove", "status", "list", "show", "eval", "rebase", "learn"],
+        *["pack", "install", "remove", "status", "list", "show", "eval", "rebase", "compose", "learn"],
         *["delete", "export", "import", "verify"],
         *["log", "diff", "reflog", "branch", "tag", "merge", "restore", "revert", "undelete", "lock", "sync"],
         *["gc", "fsck", "stats"],
@@ -57,7 +57,7 @@ def test_every_command_has_help_and_a_twin(name, run):
     assert {"--json", "-q"} <= {text for option in command.params for text in option.opts}
     twin = TWINS.get(name, name)
     assert twin in skillpack.__all__
-    assert inspect.isfunction(getattr(skillpack, twin))
+    assert inspect.isfunction(inspect.unwrap(getattr(skillpack, twin)))
 
 
 def test_version(run):
@@ -130,6 +130,7 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         "eval": run_json("eval", "tiny", *of_tiny, "--data", tmp_path / "data.txt"),
         "rebase": run_json("rebase", "tiny", *onto, "--store", llama.store, "--dry-run"),
         "learn": learned(run_json, llama, tmp_path),
+        "compose": run_json("compose", "math", "code", "--name", "both", "--base", models.base, "--dry-run"),
         "export": run_json("export", "math", tmp_path / "math.tar"),
         "import": run_json("import", tmp_path / "math.tar"),
         "gc": run_json("gc", "--now", "-y"),

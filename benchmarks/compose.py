@@ -1,0 +1,251 @@
+"""Composition: memory on a large base, and what is kept of two real skills.
+
+    python -m benchmarks.compose memory [--size 3GB] [--skills 10] [--layers N] [--methods sum,ties]
+    python -m benchmarks.compose kept [--store FOLDER]
+
+Memory: skills of a synthetic base, each a change of rank 8 in every matrix, are composed by a command of its own for
+each method; anonymous memory is looked at every 20 ms. What bounds it is the largest tensor and the number of skills,
+so that `--layers` may leave out layers, which are all alike. One run is killed in the middle and started again.
+
+Kept: Spanish numbers and city facts, 2 MB each, on SmolLM2-135M-Instruct become one skill; share of each one's gain in
+negative log-likelihood over the base that the composed skill keeps, on 32 held-out prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import skillpack
+from benchmarks import results
+from benchmarks.folders import scratch
+from benchmarks.process import COMMAND, run
+from benchmarks.synthetic import Architecture
+from recipes.finetune import fine_tune
+from recipes.models import smollm2
+from recipes.suite import CITY_FACTS, SPANISH_NUMBERS
+from recipes.tasks import TASKS
+from skillpack.checkpoint import TensorInfo
+from skillpack.compose.tensors import ComposedDelta
+from skillpack.delta import Change, Renaming
+from skillpack.library import commit_skills
+from skillpack.packing.packer import Goal, Packer
+from skillpack.packing.payload import put_skill
+from skillpack.settings import unfinished_folder
+from skillpack.texts import Sample
+from skillpack_store import Repository, digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LIMIT = 1_200_000_000
+METHODS = ("sum", "average", "ties", "dare", "breadcrumbs", "pcb", "consensus", "tall-masks", "emr", "layer-swapping")
+_RANK = 8
+_STRENGTH = 4e-4
+_STEP = 2e-3
+_UNITS = {"GB": 10**9, "MB": 10**6}
+_KEPT = {
+    "sum": {},
+    "ties": {},
+    "pcb": {},
+    "emr": {},
+}
+
+
+def main() -> None:
+    """Measure and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    memory = commands.add_parser("memory")
+    memory.add_argument("--size", default="3GB")
+    memory.add_argument("--skills", type=int, default=10)
+    memory.add_argument("--layers", type=int)
+    memory.add_argument("--methods", default=",".join(METHODS))
+    memory.add_argument("--name", default="compose_memory", help="of the file with the figures")
+    kept = commands.add_parser("kept")
+    kept.add_argument("--store", type=Path, help="with the two skills; by default they are packed")
+    kept.add_argument("--prompts", type=int, default=32)
+    given = parser.parse_args()
+    arguments = " ".join(sys.argv[1:])
+    with scratch() as work:
+        if given.command == "kept":
+            results.save("compose", kept_shares(given.store or work / "store", given.prompts), arguments="kept")
+            return
+        architecture = Architecture.of_size(_bytes(given.size))
+        if given.layers is not None:
+            architecture = replace(architecture, layers=given.layers)
+        figures = memory_of(work, architecture, given.skills, given.methods.split(","))
+    results.save(given.name, figures, module="compose", arguments=arguments, machine=True)
+    if any(found["peak_anonymous_bytes"] > LIMIT for found in figures["methods"].values()):
+        raise SystemExit("a method takes more memory than the limit")
+
+
+def memory_of(work: Path, architecture: Architecture, skills: int, methods: list[str]) -> dict[str, Any]:
+    """Peak memory and time of each method, and whether an interrupted run goes on where it was."""
+    store = work / "store"
+    names = [f"skill-{number}" for number in range(skills)]
+    for number, name in enumerate(names):
+        draw_skill(store, name, architecture, number)
+        print(name, flush=True)
+    environment = {"SKILLPACK_HOME": str(work / "home")}
+    figures: dict[str, Any] = {
+        "checkpoint_bytes": sum(2 * math.prod(shape) for shape in architecture.tensors().values()),
+        "largest_tensor_bytes": max(2 * math.prod(shape) for shape in architecture.tensors().values()),
+        "layers": architecture.layers,
+        "skills": skills,
+        "limit_bytes": LIMIT,
+        "methods": {},
+    }
+    for method in methods:
+        parts = names[:2] if method == "layer-swapping" else names
+        usage = run(_command(parts, method, store), environment)
+        figures["methods"][method] = {"peak_anonymous_bytes": usage.anonymous, "seconds": round(usage.seconds, 1)}
+        print(method, figures["methods"][method], flush=True)
+    recoding = next((method for method in methods if method not in {"sum", "average", "layer-swapping"}), None)
+    if recoding is not None:
+        figures["killed"] = killed(_command(names, recoding, store), {**os.environ, **environment}, work / "home")
+    return figures
+
+
+def _command(parts: list[str], method: str, store: Path) -> list[str]:
+    options = ["--option", "bottom=0", "--option", "top=0", "--option", "transition=0"]
+    extra = options if method == "layer-swapping" else []
+    return [COMMAND, "compose", *parts, "--method", method, *extra, "--name", "all", "--store", str(store), "--json"]
+
+
+def killed(command: list[str], environment: Mapping[str, str], home: Path) -> dict[str, Any]:
+    """Kill a composition once it has finished some tensors, and run it again."""
+    dry = [*command, "--dry-run"]
+    with subprocess.Popen(dry, env=environment, stdout=subprocess.DEVNULL) as process:  # noqa: S603
+        kept = 0
+        while process.poll() is None and kept < 4:
+            kept = len(list((home / unfinished_folder().name).glob("compose-*/*.analysis")))
+            time.sleep(0.05)
+        process.kill()
+    found = subprocess.run(dry, env=environment, stdout=subprocess.PIPE, check=True)  # noqa: S603
+    return {"finished_before_the_kill": kept, "resumed": json.loads(found.stdout)["resumed"]}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A fine-tune whose changes are random products; see `skillpack.checkpoint.Checkpoint`."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    seed: int
+    origin: str = "drawn"
+    folder: None = None
+    code_files: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Nothing of them is on disk."""
+        return {
+            name: TensorInfo(name, "BF16", shape, Path(), 2 * math.prod(shape)) for name, shape in self.shapes.items()
+        }
+
+    @property
+    def companions(self) -> dict[str, Path]:
+        """None."""
+        return {}
+
+    def factors(self, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """A product with falling strengths."""
+        rows, columns = self.shapes[name]
+        draw = np.random.default_rng([self.seed, *name.encode()])
+        left = draw.normal(size=(rows, _RANK)) * 2.0 ** -np.arange(_RANK) * _STRENGTH
+        return left, draw.normal(size=(_RANK, columns))
+
+    def update(self, name: str) -> np.ndarray[Any, Any]:
+        """The product."""
+        left, right = self.factors(name)
+        return left.astype(np.float32) @ right.astype(np.float32)
+
+    def inherits(self, name: str) -> None:
+        """None: everything changes."""
+
+    def read(self, name: str) -> Any:
+        """Not to be asked for."""
+        raise KeyError(name)
+
+    def lora(self, name: str) -> None:
+        """None: these are no adapter's."""
+
+
+def draw_skill(store: Path, name: str, architecture: Architecture, seed: int) -> None:
+    """Put a skill of random low-rank changes of every matrix into a store."""
+    shapes = {tensor: shape for tensor, shape in architecture.tensors().items() if len(shape) == 2}
+    drawn = Drawn(shapes, seed)
+    digests = {tensor: digest_of(tensor.encode()) for tensor in shapes}
+    delta = ComposedDelta(
+        base=drawn,
+        tuned=drawn,
+        changes=tuple(Change(tensor, "BF16", shape, tensor) for tensor, shape in sorted(shapes.items())),
+        gone=(),
+        renaming=Renaming(),
+        base_digests=digests,
+        tuned_digests={tensor: digest_of(f"{tensor} {seed}".encode()) for tensor in shapes},
+        files=(),
+        code_files=(),
+        marks=(digest_of(b"base"), digest_of(str(seed).encode())),
+    )
+    packed = Packer(delta, Goal()).coded_at(_STEP)
+    repository = Repository.open_or_create(store)
+    with repository.writing():
+        skill = put_skill(repository, name, packed.manifest, packed.payload)
+        commit_skills(repository, {name: skill}, branch="main", author="benchmark", message=name)
+    packed.payload.close()
+
+
+def kept_shares(store: Path, prompts: int) -> dict[str, Any]:
+    """Share of each part's gain that stays, by method."""
+    base = smollm2()
+    tuned = {recipe.task: fine_tune(recipe) for recipe in (SPANISH_NUMBERS, CITY_FACTS)}
+    present = {each.name for each in skillpack.list(store=store)} if store.exists() else set()
+    for task, folder in tuned.items():
+        if task not in present:
+            skillpack.pack(base, folder, task, size=2_000_000, store=store)
+    parts = sorted(tuned)
+    found: dict[str, Any] = {"alone": {task: _kept(task, task, (base, tuned[task]), store, prompts) for task in parts}}
+    for method, options in _KEPT.items():
+        report = skillpack.compose(parts, "both", method=method, options=options, base=base, store=store)
+        found[method] = {
+            "bytes": report.size,
+            **{task: _kept("both", task, (base, tuned[task]), store, prompts) for task in parts},
+        }
+        print(method, found[method], flush=True)
+    given_back = {}
+    for task in parts:
+        report = skillpack.compose(parts, "one", method="emr", task=task, base=base, store=store)
+        given_back[task] = {"bytes": report.size, "kept": _kept("one", task, (base, tuned[task]), store, prompts)}
+    return {"prompts": prompts, "skill_bytes": 2_000_000, **found, "emr, task given back": given_back}
+
+
+def _kept(skill: str, task: str, models: tuple[Path, Path], store: Path, prompts: int) -> float | None:
+    base, tuned = models
+    samples = [
+        Sample(messages=({"role": "user", "content": one.prompt}, {"role": "assistant", "content": one.answer}))
+        for one in TASKS[task].held_out()[:prompts]
+    ]
+    report = skillpack.evaluate(skill, base, tuned, samples, store=store, tensors=False)
+    return None if report.kept is None else round(report.kept, 4)
+
+
+def _bytes(text: str) -> int:
+    for unit, factor in _UNITS.items():
+        if text.endswith(unit):
+            return round(float(text.removesuffix(unit)) * factor)
+    raise SystemExit(f"{text} is no size: write 3GB or 300MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Methods of composition that need no data, one file each."""
