@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from benchmarks.baselines.protocol import apply
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.continual_baselines.protocol import Cache, Row
     from benchmarks.continual_tasks import Course, Learned
     from skillpack.compose.protocol import Method
+    from skillpack.tensors import Floats
 
 _RULES: dict[str, Any] = {"TIES": Ties, "PCB": Pcb}
 
@@ -79,9 +79,7 @@ def merged(base: Path, experts: Sequence[Path], method: Method) -> Any:
     )
 
 
-def _tensors(
-    base: Path, experts: Sequence[Path], sources: tuple[Source, ...]
-) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[np.float32]], Deltas]]:
+def _tensors(base: Path, experts: Sequence[Path], sources: tuple[Source, ...]) -> Iterator[tuple[str, Floats, Deltas]]:
     before, after = open_checkpoint(base), [open_checkpoint(expert) for expert in experts]
     for name in before.tensors:
         values = before.read(name).float32()

@@ -84,7 +84,8 @@ def learn(
     FOLDER gets learn.json and pictures of the scores. A run that was interrupted goes on there after the last task that
     was finished, and tasks can be added at the end of the list. A task that fails leaves the library as it was.
 
-    --prefer makes a trade-off between skills without training: a convex combination, committed under --name.
+    --prefer makes a trade-off between skills without training: a convex combination, committed under --name. BASE is
+    needed there only if skills hold tensors bit for bit.
     """
     if prefer is None and tasks is None:
         raise UsageError("there is nothing to do", hint="Give a list of tasks, or --prefer A=0.7,B=0.3 --name NAME.")
@@ -104,7 +105,7 @@ def learn(
             )
     preferred = []
     if wanted is not None and name is not None:
-        made = skillpack.prefer(wanted, name, store=store, branch=branch, author=author)
+        made = skillpack.prefer(wanted, name, base=base, store=store, branch=branch, author=author)
         preferred.append(preferred_document(name, made.digest, wanted))
     if output.as_json:
         output.document(learn_document(report, preferred))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,19 @@ def test_a_skill_changes_weights_and_no_file(learned, base):
     manifest = skillpack.show("colours", store=folder / "store").manifest
     assert manifest.files == ()
     assert len(manifest.tensors) > 10
+
+
+@pytest.mark.parametrize("preferences", [{"colours": 0.7, "sounds": 0.3}, {"colours": 1.0, "sounds": 0.0}])
+def test_a_preference_is_the_convex_combination(learned, base, tmp_path, preferences):
+    store = shutil.copytree(learned[0] / "store", tmp_path / "store")
+    skillpack.prefer(preferences, "both", base=base, store=store)
+    skillpack.install("both", base, output=tmp_path / "both", store=store)
+    wanted = [f"{name}={weight}" for name, weight in preferences.items() if weight]
+    skillpack.install(wanted, base, output=tmp_path / "parts", store=store)
+    files = [tmp_path / each / "model.safetensors" for each in ("both", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes() != (base / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="not to 1"):
+        skillpack.prefer({"colours": 0.7}, "both", store=store)
 
 
 def test_the_report_is_written(learned):
