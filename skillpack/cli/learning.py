@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", "folder", type=click.Path(), metavar="FOLDER", help="Where the report goes.")
 @click.option("--size", metavar="SIZE", help="Bytes that each skill may take, such as 5MB.")
 @click.option("--share", type=float, metavar="NUMBER", help="The same as a share of the base; by default 0.02.")
+@click.option(
+    "--calibrate", type=click.IntRange(0), default=0, metavar="NUMBER", help="Pack with so many of a task's texts."
+)
 @click.option("--lora", is_flag=True, help="Train LoRA adapters with PEFT instead of every weight.")
 @click.option("--rank", type=click.IntRange(1), default=16, metavar="NUMBER", help="Their rank.", show_default=True)
 @click.option(
@@ -58,6 +61,7 @@ def learn(
     *,
     size: str | None,
     share: float | None,
+    calibrate: int,
     lora: bool,
     router: str | None,
     again: bool,
@@ -97,6 +101,7 @@ def learn(
         if base is None or folder is None:
             raise UsageError("tasks need --base and --output", hint="Such as --base org/base --output learned.")
         goal: dict[str, Any] = {"size": None if size is None else parse_size(size), "share": share}
+        goal["calibrate"] = calibrate
         options: dict[str, Any] = {"router": router, "again": again, "plot": not no_plot, "author": author, **goal}
         with output.progress() as progress:
             how = _training(lora=lora, **training)

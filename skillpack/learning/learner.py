@@ -67,6 +67,7 @@ class ContinualLearner:
         size: int | None = None,
         share: float | None = None,
         quality: float | None = None,
+        calibrate: int = 0,
         router: str | None = None,
         again: bool = False,
         plot: bool = True,
@@ -86,6 +87,8 @@ class ContinualLearner:
             size: bytes that a skill may take.
             share: the same in relation to the base's tensors; 0.02 if none of the three is given.
             quality: as for `skillpack.pack`.
+            calibrate: pack with so many of the task's training texts, see `skillpack.pack`: closer to the fine-tune at
+                the same size, and slower.
             router: a method of `skillpack.open_router`, to measure also without naming tasks; by default none.
             again: after each task, measure all skills anew, from their bytes in the store. Otherwise what was measured
                 with a skill holds for as long as its digest is the same.
@@ -99,6 +102,8 @@ class ContinualLearner:
             CheckpointError: the base cannot be opened.
             UsageError: more than one size is given, the folder is of another base, or matplotlib is not installed.
         """
+        if calibrate < 0:
+            raise UsageError(f"{calibrate} texts cannot be read", hint="0 packs without texts.")
         if sum(goal is not None for goal in (size, share, quality)) > 1:
             raise UsageError("size, share and quality exclude one another", hint="Give one of them.")
         if plot:
@@ -108,7 +113,8 @@ class ContinualLearner:
         self._base_bytes = checkpoint_bytes(checkpoint)
         if size is None and quality is None:
             size = round((SHARE if share is None else share) * self._base_bytes)
-        self._goal = {"size": size, "quality": quality}
+        self._goal: dict[str, Any] = {"size": size, "quality": quality}
+        self._calibrate = calibrate
         self._training, self._train = training or Training(), train
         self._store, self._branch, self._author = store, branch, author
         self._again, self._plot, self._progress = again, plot, progress
@@ -221,7 +227,8 @@ class ContinualLearner:
         work = self._folder / _WORK / task.name
         tuned = self._tuned(task, work, key)
         with staging(self._store, self._folder) as stage:
-            staged = stage.pack(self._base, tuned, task.name, self._goal, self._progress)
+            texts = {"calibration": task.training[: self._calibrate]} if self._calibrate else {}
+            staged = stage.pack(self._base, tuned, task.name, {**self._goal, **texts}, self._progress)
             learned = self._measured(task, key, staged, base_score, self._measuring.of_folder(task, tuned))
             state = self._state.extended(learned, *self._named(task, staged, base_score))
             if self._routing is not None:
@@ -318,7 +325,7 @@ class ContinualLearner:
 
     def _key(self, task: Task) -> str:
         training = "a function" if self._train is not None else asdict(self._training)
-        decisive: Any = [task.key, training, self._goal]
+        decisive: Any = [task.key, training, self._goal, *([self._calibrate] if self._calibrate else [])]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
