@@ -14,6 +14,7 @@ from skillpack.cli.history_documents import HISTORY_KEYS
 from skillpack.cli.learning_documents import LEARNING_KEYS
 from skillpack.cli.rebase_documents import REBASE_KEYS
 from skillpack.cli.remote_documents import REMOTE_KEYS
+from skillpack.cli.routing_documents import ROUTING_KEYS
 from skillpack.cli.serving_documents import SERVING_KEYS
 from skillpack.cli.trust_documents import TRUST_KEYS
 from skillpack.cli.upkeep_documents import UPKEEP_KEYS
@@ -190,6 +191,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     **COMPOSE_KEYS,
     **HISTORY_KEYS,
     **REMOTE_KEYS,
+    **ROUTING_KEYS,
     **SERVING_KEYS,
     **TRUST_KEYS,
 }

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     help="Learn from texts in so many steps; by default 3 with --calibration, and none with --max-kl.",
 )
 @click.option("--calibration", metavar="DATA", help="Texts; by default self, what the fine-tune writes itself.")
+@click.option("--examples", metavar="DATA", help="Prompts of what the skill is for; see skillpack route.")
 @click.option("--metric", type=click.Choice(["identity", "activation", "fisher"]), help="How texts weigh tensors.")
 @click.option("--statistics", type=click.Path(dir_okay=False), metavar="FILE", help="Keep what texts show for later.")
 @click.option("--sweep", type=click.Path(file_okay=False), metavar="FOLDER", help="Write the curve of all sizes here.")
@@ -61,6 +62,7 @@ def pack(
     max_kl: float | None,
     refine: int | None,
     calibration: str | None,
+    examples: str | None,
     metric: Metric | None,
     statistics: str | None,
     sweep: str | None,
@@ -90,6 +92,9 @@ def pack(
     texts that the fine-tune writes; prompts without answers are answered by it. --metric fisher, the default, asks the
     fine-tune's gradients, activation only the layers' inputs, identity nothing. --statistics FILE keeps the answer, or
     takes it from FILE if that is there.
+
+    --examples DATA attaches what the base makes of some dozen prompts, so that skillpack route can choose the skill; by
+    default those of --calibration. The texts are not kept.
 
     --refine then lets errors of rounding cancel out where the fine-tune's predictions are sensitive to them, which
     costs no bytes. Every fourth text is kept for measuring, and what has been learned is dropped if it does not help
@@ -136,6 +141,7 @@ def pack(
             max_kl=max_kl,
             refine=refine,
             calibration=calibration,
+            examples=examples,
             metric=metric,
             statistics=statistics,
             store=store,

@@ -88,6 +88,7 @@ def _as_size(context: click.Context, parameter: click.Parameter, value: str) -> 
     metavar="SIZE",
     help="Memory for what was computed for beginnings of prompts; 0 for none.",
 )
+@click.option("--router", metavar="METHOD", help='Choose the skills of "NAME+auto" by this method, such as prototype.')
 @click.option("--device", metavar="DEVICE", help="Where the model runs, such as cpu or cuda:1; by default a GPU.")
 @click.option(
     "--dtype",
@@ -117,6 +118,7 @@ def serve(
     max_body: int,
     timeout: float,
     prefix_cache: int,
+    router: str | None,
     device: str | None,
     dtype: str | None,
     tls_cert: str | None,
@@ -131,6 +133,9 @@ def serve(
     skills run in the same forward passes. A skill can be loaded, replaced and unloaded meanwhile, and answers that
     have begun keep what they began with. SIGTERM or Ctrl-C ends the server once the answers that are being written are
     finished, a second one at once.
+
+    With --router the model "NAME+auto" lets the server choose: the skill, if any, whose own prompts are most like the
+    request's (docs/route.md). The answer names what was chosen.
 
     With --json one object is printed when the server answers, and the log on stderr is JSON as well.
     """
@@ -154,6 +159,7 @@ def serve(
         max_body=max_body,
         timeout=timeout,
         prefix_cache=prefix_cache,
+        router=router,
         device=device,
         dtype=dtype,
         tls_cert=tls_cert,

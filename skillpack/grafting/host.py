@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from skillpack.grafting.addresses import Grafted
     from skillpack.installing.claims import Active
+    from skillpack.routing.protocol import Route, Router
     from skillpack.summaries import StoreLike
 
 Mode = Literal["merged", "overlay"]
@@ -83,6 +84,9 @@ class Host:
     Attributes:
         model: as it was given.
         mode: "merged" or "overlay".
+        router: chooses the skills of ``generate(skills="auto")`` and `routing`; set it to what `skillpack.open_router`
+            gives.
+        routed: what it chose last.
     """
 
     def __init__(
@@ -107,7 +111,9 @@ class Host:
         self._told: set[str] = set()
         from skillpack.grafting.overlay.generating import wrap_generate
 
-        wrap_generate(inner, self.rows if mode == "overlay" else None)
+        self.router: Router | None = None
+        self.routed: tuple[Route, ...] = ()
+        wrap_generate(inner, self.rows if mode == "overlay" else None, self._routed)
         if mode == "overlay":
             from skillpack.grafting.overlaid import Overlaid
 
@@ -221,6 +227,23 @@ class Host:
         with self._lock:
             return engine.rows([self._shelf.find(_addresses(row)) for row in skills])
 
+    @contextmanager
+    def routing(self, prompts: Sequence[Any]) -> Iterator[tuple[Route, ...]]:
+        """Within this, each row of a batch has the skills that the router chooses for its prompt. Only in overlay mode.
+
+        Args:
+            prompts: see `skillpack.routing.protocol.Router.route`.
+
+        Yields:
+            Where each prompt goes.
+
+        Raises:
+            UsageError: there is no router, or the mode is "merged".
+            DataError: a prompt is empty.
+        """
+        with self.rows(self._routed(prompts)):
+            yield self.routed
+
     def verify(self) -> None:
         """Compare every weight that skills have touched with what base and skills say, computed anew.
 
@@ -243,6 +266,16 @@ class Host:
         warn_of_files(list(new.values()), left, 4)
         self._engine.apply(plan, settle)
         self._told.update(new)
+
+    def _routed(self, prompts: Sequence[Any]) -> list[list[str]]:
+        if self.router is None:
+            raise UsageError(
+                "The host has no router to choose skills",
+                hint="Give it one: host.router = skillpack.open_router(model, tokenizer, store=…).",
+            )
+        self._overlaid("routing")
+        self.routed = tuple(self.router.route(prompts))
+        return [route.addresses for route in self.routed]
 
     def _overlaid(self, what: str) -> Any:
         if self.mode != "overlay":

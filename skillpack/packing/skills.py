@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from skillpack.packing.packer import Packed
     from skillpack.summaries import StoreLike
     from skillpack.texts import Sample
+    from skillpack_store import Descriptor, Repository
 
     Texts = str | Path | Sequence[Sample] | None
 
@@ -106,6 +107,7 @@ def pack(
     max_kl: float | None = None,
     refine: int | None = None,
     calibration: Texts = None,
+    examples: Texts = None,
     metric: Metric | None = None,
     statistics: str | Path | None = None,
     store: StoreLike = None,
@@ -139,6 +141,8 @@ def pack(
             better on these. By default 3 if calibration texts are given, at least 8 of them, and no `max_kl`; else 0.
         calibration: texts as `skillpack.texts.read_samples` reads them, or samples; by default, or if "self", texts
             that the fine-tune writes itself. Tensors are coded the more finely the more errors in them matter there.
+        examples: prompts of what the skill is for, as `skillpack.add_examples` takes them, to be attached to it; by
+            default the calibration texts, if they are given and as many as that needs.
         metric: how that is found out, see `skillpack.packing.metric`; "identity" not to do it. By default "fisher"
             wherever there are texts, for a `max_kl` or to `refine` too.
         statistics: file to keep what is found out in; if it is there, it is taken from there.
@@ -181,6 +185,7 @@ def pack(
             "a model in memory is packed under a name and without texts", hint="Save it as a folder first."
         )
     name = check_skill_name(name or _name_of(str(tuned)))
+    prompts = _prompts(examples, calibration)
     hands = Hands(workers, device, ray)
     with ExitStack() as stack:
         found = stack.enter_context(opened(base, tuned, goal, hands, progress))
@@ -208,9 +213,31 @@ def pack(
         with repository.writing():
             skill = put_skill(repository, name, packed.manifest, packed.payload)
             repository.attach(skill, CARD_TYPE, card_files(write_card(facts, packed.manifest)))
+            if prompts:
+                _attach_examples(repository, skill, name, base, prompts)
             commit_skills(repository, {name: skill}, branch=branch, author=author, message=message or f"Pack {name}")
     kept = repository.resolve(f"{name}@{skill.digest}", branch)
     return replace(report, version=kept.version, digest=skill.digest)
+
+
+def _prompts(examples: Texts, calibration: Texts) -> list[str | Sample]:
+    """Examples of what the skill is for: those that were given, or prompts that the fine-tune is calibrated with."""
+    if examples is None and (calibration is None or calibration == "self"):
+        return []
+    # Only here, since transformers takes seconds to load.
+    from skillpack.routing.adding import read_prompts, some_prompts
+
+    return read_prompts(examples) if examples is not None else some_prompts(calibration)  # type: ignore[arg-type]
+
+
+def _attach_examples(
+    repository: Repository, skill: Descriptor, name: str, base: str | Path, prompts: Sequence[str | Sample]
+) -> None:
+    from skillpack.routing.adding import attach_prompts, open_base
+    from skillpack.skill import open_skill
+
+    opened = open_base(base, None, repository, "main")
+    attach_prompts(repository, skill, open_skill(repository, skill.digest, name), opened, prompts, refined=False)
 
 
 def _pack(

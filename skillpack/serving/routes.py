@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+import urllib.parse
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from skillpack.serving.answers import Form
     from skillpack.serving.metrics import Metrics
     from skillpack.serving.protocol import Generation
+    from skillpack.serving.routing import AutoRoute
     from skillpack.serving.scheduler import Scheduler
     from skillpack.serving.shelf import Offered, Selection, Shelf
 
@@ -48,6 +50,8 @@ ENDPOINTS: Final = frozenset(
 )
 _DEFAULT_COMPLETION: Final = 16
 """Tokens of a completion for which no number is given, as at OpenAI's."""
+MODEL_HEADER: Final = "x-skillpack-model"
+"""Header of an answer: the model that gave it, with the skills that were chosen for ``NAME+auto``."""
 _GONE_STATUS: Final = 499
 """What nginx calls a request whose client went away; nobody gets it."""
 
@@ -66,6 +70,7 @@ class Service:
         most_tokens: of an answer.
         timeout: seconds that an answer may take, waiting included.
         can_load: clients may load and unload skills.
+        auto: chooses skills for prompts; None if clients always do.
         version: of the program.
         started: in seconds since 1970.
     """
@@ -79,6 +84,7 @@ class Service:
     most_tokens: int
     timeout: float
     can_load: bool
+    auto: AutoRoute | None
     version: str
     started: int
 
@@ -118,11 +124,14 @@ def _add_skills(router: APIRouter, service: Service) -> None:
     async def models() -> dict[str, Any]:
         """The base, and each skill on it."""
         offered = [_model(service, found) for found in service.shelf.offered()]
-        return {"object": "list", "data": [_model(service, None), *offered]}
+        auto = [] if service.auto is None else [{**_model(service, None), "id": service.auto.model}]
+        return {"object": "list", "data": [_model(service, None), *auto, *offered]}
 
     @router.get("/v1/models/{model:path}")
     async def model(model: str) -> dict[str, Any]:
         """One of them, or any other way to choose skills."""
+        if service.auto is not None and model == service.auto.model:
+            return {**_model(service, None), "id": model}
         selection = await run_in_threadpool(service.shelf.select, model)
         service.shelf.release(selection.choice)
         known = {found.name: found for found in service.shelf.offered()}
@@ -185,7 +194,7 @@ class _Generating:
 
     async def run(self, request: Request, prompts: Any) -> Response:
         """Answer it."""
-        selection = await run_in_threadpool(self._service.shelf.select, self._body.model)
+        selection = await run_in_threadpool(self._select, prompts)
         job = Job(self._service.scheduler, self._service.metrics, lambda: self._service.shelf.release(selection.choice))
         try:
             tokens = await run_in_threadpool(prompts, selection)
@@ -195,10 +204,35 @@ class _Generating:
             job.close()
             raise
         digest = _fingerprint(self._service.base_digest, selection)
-        form = self._form(self._body.model, digest, selection.voice, report=self._likely is not None)
+        form = self._form(self._named(selection), digest, selection.voice, report=self._likely is not None)
         if self._body.stream:
             return self._stream(job, form, len(tokens), selection)
         return await self._whole(job, form, len(tokens), selection, request)
+
+    def _select(self, prompts: Any) -> Selection:
+        """The skills that the client names, or those that its prompt is routed to."""
+        shelf, auto = self._service.shelf, self._service.auto
+        if auto is None or self._body.model != auto.model:
+            return shelf.select(self._body.model)
+        plain = shelf.select(shelf.base)
+        try:
+            asked = prompts(plain)
+        finally:
+            shelf.release(plain.choice)
+        if len(asked) != 1:
+            message = f"{auto.model} takes one prompt at a time, and there are {len(asked)}"
+            raise RequestError(400, message, param="prompt", code="invalid_value")
+        self._room(asked[0])
+        return shelf.select(auto.choose(asked[0]))
+
+    def _named(self, selection: Selection) -> str:
+        """The model as the answer names it: as the client did, or what has been chosen for it."""
+        auto = self._service.auto
+        return selection.model if auto is not None and self._body.model == auto.model else self._body.model
+
+    def _headers(self, selection: Selection) -> dict[str, str]:
+        """Says which model answers; what no header can hold is written with per cent signs."""
+        return {MODEL_HEADER: urllib.parse.quote(self._named(selection), safe="+=/.:@")}
 
     def _stream(self, job: Job, form: Form, prompts: int, selection: Selection) -> EventStream:
         return EventStream(
@@ -206,6 +240,7 @@ class _Generating:
             form,
             lambda: usage_of(job.sequences, prompts),
             lambda outcome: self._log(job, selection, prompts, outcome),
+            headers=self._headers(selection),
             with_usage=self._body.with_usage,
             every=self._likely is not None,
         )
@@ -227,7 +262,8 @@ class _Generating:
         finally:
             job.close()
             self._log(job, selection, prompts, outcome)
-        return JSONResponse(form.whole(results, usage_of(job.sequences, prompts)))
+        answer = form.whole(results, usage_of(job.sequences, prompts))
+        return JSONResponse(answer, headers=self._headers(selection))
 
     def _sequences(self, prompts: list[list[int]], selection: Selection, job: Job) -> list[Sequence]:
         """The answers to write, those to the first prompt first."""

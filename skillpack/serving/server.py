@@ -45,6 +45,7 @@ class ServeSettings:
         max_skills: that are loaded at the same time.
         max_body: bytes of a request.
         timeout: seconds that an answer may take, waiting included; also how long a stop waits for answers.
+        router: method by which skills are chosen for the model NAME+auto; None to offer no such model.
         prefix_cache: bytes of beginnings of prompts that are kept; 0 for none.
         device: of the model; by default a GPU if there is one.
         dtype: that the model computes in: float32, bfloat16 or float16; by default fp32 on a CPU, and the checkpoint's
@@ -66,6 +67,7 @@ class ServeSettings:
     max_skills: int = 32
     max_body: int = 4 << 20
     timeout: float = 600.0
+    router: str | None = None
     prefix_cache: int = 256 << 20
     device: str | None = None
     dtype: str | None = None
@@ -181,9 +183,29 @@ class _Opened:
         try:
             for address in skills:
                 self.shelf.load(address)
+            self.auto = self._auto_route(resident, folder, store, branch)
         except BaseException:
             self.scheduler.close()
             raise
+
+    def _auto_route(self, resident: Any, folder: Path, store: StoreLike, branch: str) -> Any:
+        if self._settings.router is None:
+            return None
+        from skillpack.live.models import open_tokenizer
+        from skillpack.serving.routing import AutoRoute
+
+        auto = AutoRoute(
+            self.model,
+            open_tokenizer(folder),
+            resident,
+            method=self._settings.router,
+            store=store,
+            branch=branch,
+            shelf=self.shelf,
+            between_steps=self.scheduler.between_steps,
+        )
+        auto.prepare()
+        return auto
 
     def run(self, listener: socket.socket, ready: Callable[[Serving], None] | None) -> None:
         """Answer until the program is told to stop."""
@@ -225,6 +247,7 @@ class _Opened:
             most_tokens=settings.max_tokens,
             timeout=settings.timeout,
             can_load=settings.loading,
+            auto=self.auto,
             version=version("skillpack"),
             started=int(time.time()),
         )

@@ -14,7 +14,7 @@ from skillpack.serving.failures import explain
 from skillpack.serving.jobs import GoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -34,6 +34,7 @@ class EventStream(Response):
         with_usage: the client wants to know.
         every: the client wants to know every token, also where no text is certain yet.
         finished: is called with what came of it, for the log.
+        headers: of the answer, beside those of any stream.
     """
 
     def __init__(
@@ -45,8 +46,9 @@ class EventStream(Response):
         *,
         with_usage: bool,
         every: bool,
+        headers: Mapping[str, str],
     ) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers})
         del self.headers["content-length"]
         self.headers["content-type"] = "text/event-stream; charset=utf-8"
         self._job = job

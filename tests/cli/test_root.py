@@ -29,6 +29,7 @@ def test_the_commands():
         *["gc", "fsck", "stats"],
         *["remote add", "remote list", "remote remove", "remote set-url"],
         *["push", "pull", "fetch", "clone", "ls-remote"],
+        *["route", "add-examples"],
         "serve",
         *["sign", "signatures", "key new", "key list", "key show"],
         *["policy show", "policy set", "policy trust", "policy untrust"],
@@ -117,6 +118,8 @@ def paths(document, prefix=""):
 def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, process):  # noqa: PLR0917
     (tmp_path / "data.txt").write_text("Some are useful.\n")
     of_tiny = ("--base", llama.base, "--tuned", llama.tuned, "--store", llama.store)
+    (tmp_path / "prompts.txt").write_text("\n\n".join(f"Spell {number}." for number in range(12)))
+    prompts = (tmp_path / "prompts.txt", "--base", llama.base)
     onto = ("--onto", llama.tuned, "--from", llama.base, "--data", tmp_path / "chats.jsonl")
     (tmp_path / "chats.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"text": "Some are useful."}\n')
     printed = {
@@ -127,6 +130,8 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         "remove": run_json("remove", "math", model),
         "list": run_json("list"),
         "show": run_json("show", "math"),
+        "add-examples": run_json("add-examples", "tiny", *prompts, "--store", llama.store),
+        "route": run_json("route", "Some are useful.", *prompts[1:], "--store", llama.store),
         "eval": run_json("eval", "tiny", *of_tiny, "--data", tmp_path / "data.txt"),
         "rebase": run_json("rebase", "tiny", *onto, "--store", llama.store, "--dry-run"),
         "learn": learned(run_json, llama, tmp_path),

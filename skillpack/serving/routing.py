@@ -1,0 +1,116 @@
+"""`model="NAME+auto"`: the server chooses the skill of a prompt among those that are loaded."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from skillpack.errors import ReportedError
+from skillpack.routing.features import Base
+from skillpack.routing.opening import method_named
+from skillpack.routing.router import SkillRouter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
+    from contextlib import AbstractContextManager
+
+    from skillpack.routing.applying import Named
+    from skillpack.routing.protocol import Route
+    from skillpack.serving.resident import OverlaidSkills
+    from skillpack.serving.shelf import Shelf
+    from skillpack.skill import Skill
+    from skillpack.summaries import StoreLike
+
+AUTO: Final = "auto"
+_logger = logging.getLogger(__name__)
+
+
+class ServedSkills:
+    """The skills of a server, which the shelf loads and unloads; see `skillpack.routing.applying.Applied`."""
+
+    def __init__(self, resident: OverlaidSkills) -> None:
+        self._resident = resident
+
+    def load(self, skill: Skill) -> None:
+        """The shelf has done that."""
+
+    def unload(self, skill: Named) -> None:
+        """The shelf does that."""
+
+    def rows(self, skills: Sequence[Named | None]) -> AbstractContextManager[object]:
+        """Within this, each row has a skill or none."""
+        return self._resident.rows([() if skill is None else ((skill.digest, 1.0),) for skill in skills])
+
+
+class AutoRoute:
+    """Chooses skills for prompts, in the thread of the model.
+
+    Args:
+        model: the base.
+        tokenizer: of the base, for this alone.
+        resident: the model's skills.
+        method: of routing, see `skillpack.open_router`.
+        store: where examples of skills are.
+        branch: of the library.
+        shelf: what is offered.
+        between_steps: runs something in the thread of the model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        resident: OverlaidSkills,
+        *,
+        method: str,
+        store: StoreLike,
+        branch: str,
+        shelf: Shelf,
+        between_steps: Callable[[Callable[[], None]], Future[None]],
+    ) -> None:
+        base = Base(model, tokenizer, ServedSkills(resident))
+        self._router = SkillRouter(base, method_named(method)(base), store=store, branch=branch)
+        self._shelf = shelf
+        self._between_steps = between_steps
+        self._refused: set[str] = set()
+
+    @property
+    def model(self) -> str:
+        """What clients ask for."""
+        return f"{self._shelf.base}+{AUTO}"
+
+    def prepare(self) -> None:
+        """Get to know the skills that are loaded; otherwise the first prompt waits for that."""
+        self._between_steps(self._meet).result()
+
+    def choose(self, prompt: list[int]) -> str:
+        """The name of the model for a prompt: the base's, or that of the base with a skill."""
+        found: list[Route] = []
+
+        def work() -> None:
+            self._meet()
+            found.extend(self._router.route([prompt]))
+
+        self._between_steps(work).result()
+        names = {offered.digest: offered.name for offered in self._shelf.offered()}
+        chosen = [names[choice.digest] for choice in found[0].choices if choice.digest in names]
+        return "+".join([self._shelf.base, *chosen])
+
+    def _meet(self) -> None:
+        """Let the router know what is loaded now, and no more."""
+        offered = {each.digest: f"{each.label.partition('@')[0]}@{each.digest}" for each in self._shelf.offered()}
+        for name, digest in self._router.digests.items():
+            if digest not in offered:
+                self._router.remove(name)
+        known = set(self._router.digests.values())
+        self._refused &= offered.keys()
+        for digest in offered.keys() - known - self._refused:
+            self._try(offered[digest], digest)
+
+    def _try(self, address: str, digest: str) -> None:
+        try:
+            self._router.add(address)
+        except ReportedError as error:
+            self._refused.add(digest)
+            _logger.warning("%s is never chosen: %s", address, error)
