@@ -169,7 +169,14 @@ class Routes:
         found = {}
         for step, learned in enumerate(course.tasks):
             prompts = [asked(sample) for sample in learned.task.training[:_EXAMPLES]]
-            skillpack.add_examples(learned.task.name, prompts, model=model, tokenizer=tokenizer, store=store)
+            skillpack.add_examples(
+                learned.task.name,
+                prompts,
+                model,
+                tokenizer=tokenizer,
+                refined=self._method == "self-refined",
+                store=store,
+            )
             router.add(learned.task.name)
             for place, other in enumerate(course.tasks[: step + 2]):
                 routes = router.route([asked(sample) for sample in other.task.measured])

@@ -29,7 +29,7 @@ class Routing:
 
     def __init__(self, base: str | Path, method: str, repository: Repository) -> None:
         self._model, self._tokenizer = open_model(base), open_tokenizer(base)
-        self._repository = repository
+        self._repository, self._method = repository, method
         self._router: Any = skillpack.open_router(self._model, self._tokenizer, (), method=method, store=repository)
         self._known: set[str] = set()
 
@@ -50,7 +50,13 @@ class Routing:
         prompts = [asked(sample) for sample in task.training[: task.examples]]
         address = f"{skill.name}@{skill.digest}"
         skillpack.add_examples(
-            address, prompts, model=self._model, tokenizer=self._tokenizer, store=self._repository, branch=branch
+            address,
+            prompts,
+            self._model,
+            tokenizer=self._tokenizer,
+            refined=self._method == "self-refined",
+            store=self._repository,
+            branch=branch,
         )
         self.add(skill)
 
