@@ -180,7 +180,7 @@ def fine_tune(
         folder: to be made.
         training: how.
         classes: learn the samples' labels.
-        progress: called during the work; counts bytes of token ids.
+        progress: called during the work; counts bytes of text.
 
     Raises:
         CheckpointError: the base cannot be opened.
@@ -190,14 +190,15 @@ def fine_tune(
     steps = training.steps_for(len(samples))
     order = _order(len(samples), steps * training.batch, training.seed)
     warm_up = min(10, max(1, steps // 10))
-    stage = Stage(progress, "training", steps)
+    sizes = [_text_bytes(sample) for sample in samples]
+    stage = Stage(progress, "training", sum(sizes[place] for place in order))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         for step in range(steps):
             places = order[step * training.batch : (step + 1) * training.batch]
             share = min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
             tuner.step(tuner.loss([samples[place] for place in places]), share)
-            stage.advance(1)
+            stage.advance(sum(sizes[place] for place in places))
     tuner.save(folder)
 
 
@@ -208,6 +209,10 @@ def _order(samples: int, count: int, seed: int) -> list[int]:
     while len(found) < count:
         found += torch.randperm(samples, generator=random).tolist()
     return found[:count]
+
+
+def _text_bytes(sample: Sample) -> int:
+    return sum(len(text.encode()) for text in (sample.text, *(message["content"] for message in sample.messages)))
 
 
 def _labels(samples: Sequence[Sample]) -> list[int | str]:

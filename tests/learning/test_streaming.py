@@ -42,7 +42,7 @@ def test_three_in_a_row_are_new_and_two_are_not():
 
 def test_noise_is_no_new_task():
     draw = random.Random(1)
-    for _ in range(40):
+    for _ in range(15):
         detector = ShiftDetector()
         losses = [0.3 + 3 * 0.97**step + draw.gauss(0, 0.1) for step in range(1000)]
         assert "new" not in {detector.see(loss) for loss in losses}
