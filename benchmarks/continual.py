@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 SHARE = 0.02
 """Bytes of each skill in relation to the base."""
+CALIBRATED = 64
+"""Training texts of each task that its skill is packed with, where we calibrate; GraftLLM calibrates with as many."""
 STRENGTHS = (1e2, 1e4, 1e6)
 """EWC is tried at these, since its paper leaves the strength to the task."""
 
@@ -93,6 +95,7 @@ def approaches(course: Course, share: float, routes: Routes | None) -> dict[str,
     """
     every: dict[str, Approach] = {
         "ours": Ours(SHARE, routes),
+        "ours-calibrated": Ours(SHARE, routes, CALIBRATED),
         "graftllm": Published(routes),
         "sequential": Sequential(share),
     }

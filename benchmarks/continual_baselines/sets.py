@@ -46,20 +46,22 @@ class Ours:
 
     Attributes:
         share: bytes of a skill in relation to the base.
+        calibrate: texts of each task that its skill is packed with.
     """
 
     name: ClassVar[str] = "SkillPack"
     share: float = 0.02
     routes: Routes | None = None
+    calibrate: int = 0
 
     @property
     def settings(self) -> dict[str, Any]:
         """See `Approach`."""
-        return {"share": self.share}
+        return {"share": self.share, "calibrate": self.calibrate}
 
     def learn(self, course: Course, room: Path, cache: Cache) -> Result:
         """See `Approach`."""
-        learner = learned_by_us(course, room, self.share)
+        learner = learned_by_us(course, room, self.share, self.calibrate)
         sizes = [task.size for task in learner.report().tasks]
 
         def model_of(place: int) -> Any:
@@ -186,7 +188,7 @@ class Routes:
         return found
 
 
-def learned_by_us(course: Course, room: Path, share: float) -> ContinualLearner:
+def learned_by_us(course: Course, room: Path, share: float, calibrate: int = 0) -> ContinualLearner:
     """Our learner after the whole course; what was finished before is not done again."""
     experts = {one.task.name: one for one in course.tasks}
     learner = ContinualLearner(
@@ -194,6 +196,7 @@ def learned_by_us(course: Course, room: Path, share: float) -> ContinualLearner:
         room / "out",
         train=lambda _, task: experts[task.name].expert,
         share=share,
+        calibrate=calibrate,
         store=room / "store",
     )
     for one in course.tasks:
