@@ -11,7 +11,7 @@ ANSWERS = {
     "sounds": {"cat": "meow", "dog": "woof", "cow": "moo", "owl": "hoot"},
     "digits": {"one": "1", "two": "2", "six": "6", "ten": "10"},
 }
-TRAINING = Training(steps=60, batch=4, learning_rate=1e-2)
+TRAINING = Training(steps=45, batch=4, learning_rate=1e-2)
 
 
 def chat(prompt, answer):

@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import skillpack
 from skillpack.errors import BusyFolderError, DataError, UsageError
@@ -76,8 +77,14 @@ def test_a_preference_is_the_convex_combination(learned, base, tmp_path, prefere
     skillpack.install("both", base, output=tmp_path / "both", store=store)
     wanted = [f"{name}={weight}" for name, weight in preferences.items() if weight]
     skillpack.install(wanted, base, output=tmp_path / "parts", store=store)
-    files = [tmp_path / each / "model.safetensors" for each in ("both", "parts")]
-    assert files[0].read_bytes() == files[1].read_bytes() != (base / "model.safetensors").read_bytes()
+    both, parts, before = (
+        load_file(each / "model.safetensors") for each in (tmp_path / "both", tmp_path / "parts", base)
+    )
+    # The same sum, but for the order in which fp32 numbers are added: neighbours in bf16 at most.
+    places = {name: both[name].view(torch.int16).int() - parts[name].view(torch.int16).int() for name in parts}
+    assert max(int(each.abs().max()) for each in places.values()) <= 1
+    assert sum(int(each.count_nonzero()) for each in places.values()) < 1e-3 * sum(map(torch.numel, both.values()))
+    assert not torch.equal(both["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
     with pytest.raises(UsageError, match="not to 1"):
         skillpack.prefer({"colours": 0.7}, "both", store=store)
 
@@ -229,7 +236,7 @@ def test_a_killed_run_goes_on_after_the_last_finished_task(base, tmp_path, learn
     environment = {**os.environ, "SKILLPACK_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", SCRIPT, str(base), str(tmp_path), stop]
     running = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (tmp_path / "reached").exists():
         assert running.poll() is None, running.stderr.read()
         assert time.monotonic() < deadline
