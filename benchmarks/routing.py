@@ -5,10 +5,10 @@
 Examples are prompts of the tasks' calibration sets, what is routed is held out. Spanish numbers are a task of their
 own, so five-languages is asked for the other four. The sixth task asks whether a review of a drug is positive, which is
 close to review-summaries; it has no fine-tune of this model, so for the methods that look at weights it is
-french-numbers, which is a part of five-languages. What is none of them: questions of everyday life, questions close to the tasks,
-questions on science (GPQA), prose and code of Python's own modules, and messages of Django in a hundred languages.
---costly is how many prompts of each kind the method likelihood sees, and 40 % of --prompts the other two that need
-whole passes.
+french-numbers, which is a part of five-languages. What is none of them:
+questions of everyday life, questions close to the tasks, questions on science (GPQA), prose and code of Python's own
+modules, and messages of Django in a hundred languages. --costly is how many prompts of each kind the method likelihood
+sees, and 40 % of --prompts the other two that need whole passes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from recipes.suite import SUITE
 from recipes.tasks import TASKS, drug_reviews
 from skillpack.routing.adding import attach_prompts
 from skillpack.routing.applying import HostSkills
+from skillpack.routing.examples import find_examples
 from skillpack.routing.features import Base
 from skillpack.routing.methods import OWN
 from skillpack.routing.router import SkillRouter
@@ -72,34 +73,37 @@ def main() -> None:
     parser.add_argument("--costly", type=int, default=20)
     parser.add_argument("--examples", type=int, default=40)
     parser.add_argument("--store", type=Path)
+    parser.add_argument("--methods", nargs="+", default=list(OWN), help="leave the figures of the others as they are")
     given = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
     with scratch() as work:
-        figures = measure(given.store or work / "store", given.prompts, given.costly, given.examples)
-    arguments = f"--prompts {given.prompts} --costly {given.costly} --examples {given.examples}"
-    results.save("routing", figures, arguments=arguments, machine=True)
-    if missed := list(_missed(figures["methods"]["prototype"])):
+        missed = measure(given.store or work / "store", given)
+    if missed:
         raise SystemExit(f"not within the limits: {', '.join(missed)}")
 
 
-def measure(store: Path, prompts: int, costly: int, examples: int) -> dict[str, Any]:
-    """All figures."""
+def measure(store: Path, given: argparse.Namespace) -> list[str]:
+    """Measure and save one method after another; what prototypes miss."""
     pack(store)
     model = transformers.AutoModelForCausalLM.from_pretrained(smollm2(), dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2())
     base = Remembering(model, tokenizer, HostSkills(model, store, "main"))
-    tasks = task_prompts(examples)
+    tasks = task_prompts(given.examples)
     teach(store, base, {name: tasks[name][0] for name in [*NAMES, SIXTH]})
     held_out = {name: tasks[name][1] for name in [*NAMES, SIXTH]}
-    figures: dict[str, Any] = {"examples": examples, "layer": base.layer, "methods": {}}
-    for method in OWN:
-        count = {"prototype": prompts, "linear": prompts, "likelihood": costly}.get(method, prompts * 2 // 5)
+    arguments = f"--prompts {given.prompts} --costly {given.costly} --examples {given.examples}"
+    figures: dict[str, Any] = {"examples": given.examples, "layer": base.layer, "methods": {}}
+    if set(given.methods) != set(OWN):
+        figures["methods"] = results.load("routing")["figures"]["methods"]
+    for method in given.methods:
+        few = {"prototype": given.prompts, "linear": given.prompts, "likelihood": given.costly}
+        count = few.get(method, given.prompts * 2 // 5)
         figures["methods"][method] = measure_method(
             method, base, store, {name: texts[:count] for name, texts in held_out.items()}, unrelated_texts(count)
         )
-        print(method, figures["methods"][method], flush=True)
-    return figures
+        results.save("routing", figures, arguments=arguments, machine=True)
+    return _missed(figures["methods"]["prototype"])
 
 
 def pack(store: Path) -> None:
@@ -131,6 +135,8 @@ def teach(store: Path, base: Base, examples: Mapping[str, Sequence[str]]) -> Non
     for name, texts in examples.items():
         found = repository.resolve(name)
         skill = open_skill(repository, found.descriptor.digest, name)
+        if find_examples(repository, skill.digest, base) is not None:
+            continue
         attach_prompts(repository, found.descriptor, skill, base, texts, refined=True)
 
 

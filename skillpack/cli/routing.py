@@ -10,6 +10,7 @@ import skillpack
 from skillpack.cli.console import counted
 from skillpack.cli.options import output_options, store_options
 from skillpack.cli.routing_documents import examples_document, route_document
+from skillpack.errors import listing
 
 if TYPE_CHECKING:
     from skillpack.cli.console import Output
@@ -92,6 +93,10 @@ def route(
         return
     rows = [(_short(prompt), *_cells(found)) for prompt, found in zip(prompts, routes, strict=True)]
     output.table({"prompt": "left", "skills": "left", "scores": "left"}, rows)
+    if addresses is None:
+        known = {scored.name for scored in routes[0].scores}
+        if left_out := [each.name for each in skillpack.list(store=store, branch=branch) if each.name not in known]:
+            output.say(f"left out, since they have no examples that fit: {listing(left_out)}")
 
 
 def _cells(found: Route) -> tuple[str, str]:

@@ -115,7 +115,8 @@ def read_prompts(examples: str | Path | Sequence[str | Sample]) -> list[str | Sa
 def some_prompts(texts: str | Path | Sequence[Sample]) -> list[str | Sample]:
     """Those of the texts of a calibration that can be examples: prompts of chats, as many as count; none if few are."""
     samples = read_samples(texts) if isinstance(texts, str | Path) else texts
-    prompts: list[str | Sample] = [sample for sample in samples if sample.messages][:_FROM_CALIBRATION]
+    prompts: list[str | Sample] = []
+    prompts += [sample for sample in samples if sample.messages][:_FROM_CALIBRATION]
     return prompts if len(prompts) >= FEWEST else []
 
 

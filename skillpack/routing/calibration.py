@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from skillpack.routing.features import Base
-    from skillpack.routing.protocol import Tokens
-
-    Measure = Callable[[Sequence[Tokens], Sequence[str]], torch.Tensor]
+    from collections.abc import Sequence
 
 PASSED_OVER: Final = 0.95
 """Share of the background that no skill is to serve: its quantile is the least score of methods without examples."""
@@ -33,21 +28,18 @@ def background_texts() -> tuple[str, ...]:
 
 
 class Background:
-    """Scores of a method that knows no examples, in standard deviations above their mean on the background.
+    """Scores of a method that knows no examples, in standard deviations above their mean on the background."""
 
-    Args:
-        base: reads the background.
-        measure: what the method finds for prompts and digests of skills, (prompts, skills).
-    """
-
-    def __init__(self, base: Base, measure: Measure) -> None:
-        self._base = base
-        self._measure = measure
+    def __init__(self) -> None:
         self._known: dict[str, tuple[float, float]] = {}
 
-    def add(self, digest: str) -> float:
-        """Measure a skill on the background; returns the score that only a few of its texts have."""
-        found = self._measure(self._base.background, [digest])[:, 0]
+    def add(self, digest: str, found: torch.Tensor) -> float:
+        """Get to know a skill; returns the score that only a few texts of the background have.
+
+        Args:
+            digest: of the skill.
+            found: what the method measures on the background, fp32 of shape (texts,).
+        """
         mean, deviation = float(found.mean()), max(float(found.std()), _TINY)
         self._known[digest] = mean, deviation
         return (float(found.quantile(PASSED_OVER)) - mean) / deviation

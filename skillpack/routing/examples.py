@@ -42,7 +42,7 @@ class Examples:
 
     Attributes:
         prompts: fp32 of shape (examples, width), see `Base.features`.
-        refined: the same with the skill on; None if that was not computed for all of them.
+        refined: the same with the skill on, of those for which that was computed; None if there are none.
     """
 
     prompts: torch.Tensor
@@ -108,8 +108,7 @@ def _joined(found: Sequence[Examples]) -> Examples | None:
         return None
     prompts = torch.cat([each.prompts for each in found])[:MOST_EXAMPLES]
     whole = [each.refined for each in found if each.refined is not None]
-    refined = torch.cat(whole)[:MOST_EXAMPLES] if len(whole) == len(found) else None
-    return Examples(prompts, refined)
+    return Examples(prompts, torch.cat(whole)[:MOST_EXAMPLES] if whole else None)
 
 
 def _read(repository: Repository, entry: Descriptor, digest: str, base: Base) -> Examples:

@@ -46,7 +46,7 @@ class Arrow:
         self._base = base
         self._directions: dict[str, dict[str, torch.Tensor]] = {}
         self._layers: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._background = Background(base, self._fits)
+        self._background = Background()
 
     def add(self, skill: Skill, examples: Examples | None) -> float:
         """Find the directions of a skill's matrices."""
@@ -58,9 +58,9 @@ class Arrow:
                 hint="Choose another method: prototype.",
             )
         self._directions[skill.digest] = found
-        seen = self._strengths(self._base.background, [skill.digest])[0]
+        (seen,) = self._strengths(self._base.background, [skill.digest])
         self._layers[skill.digest] = seen.mean(0), seen.std(0).clamp_min(_TINY)
-        return self._background.add(skill.digest)
+        return self._background.add(skill.digest, self._standardised(seen, skill.digest))
 
     def remove(self, digest: str) -> None:
         """Forget a skill."""
@@ -72,11 +72,14 @@ class Arrow:
         return self._background.standardised(self._fits(prompts, digests), digests)
 
     def _fits(self, prompts: Sequence[Tokens], digests: Sequence[str]) -> torch.Tensor:
-        columns = []
-        for digest, strengths in zip(digests, self._strengths(prompts, digests), strict=True):
-            mean, deviation = self._layers[digest]
-            columns.append(((strengths - mean) / deviation).mean(1))
+        strengths = self._strengths(prompts, digests)
+        columns = [self._standardised(found, digest) for found, digest in zip(strengths, digests, strict=True)]
         return torch.stack(columns, 1) if columns else torch.empty(len(prompts), 0)
+
+    def _standardised(self, strengths: torch.Tensor, digest: str) -> torch.Tensor:
+        """Mean over layers, each compared with the background."""
+        mean, deviation = self._layers[digest]
+        return ((strengths - mean) / deviation).mean(1)
 
     def _strengths(self, prompts: Sequence[Tokens], digests: Sequence[str]) -> list[torch.Tensor]:
         """For each skill the mean of ``|h v|`` by prompt and layer, (prompts, layers)."""

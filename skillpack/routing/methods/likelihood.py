@@ -42,14 +42,19 @@ class Likelihood:
             )
         self._base = base
         self._named: dict[str, Named] = {}
-        self._background = Background(base, self._gains)
+        self._background = Background()
+        self._plain: torch.Tensor | None = None
 
     def add(self, skill: Skill, examples: Examples | None) -> float:
         """Load the skill, and see what it makes of texts that are none of its own."""
         del examples
         self._base.applied.load(skill)
         self._named[skill.digest] = Named(skill.name, skill.digest)
-        return self._background.add(skill.digest)
+        texts = self._base.background
+        if self._plain is None:
+            self._plain = self._table(texts, [None])[:, 0]
+        under = self._table(texts, [self._named[skill.digest]])[:, 0]
+        return self._background.add(skill.digest, under - self._plain)
 
     def remove(self, digest: str) -> None:
         """Forget the skill."""
@@ -61,7 +66,11 @@ class Likelihood:
         return self._background.standardised(self._gains(prompts, digests), digests)
 
     def _gains(self, prompts: Sequence[Tokens], digests: Sequence[str]) -> torch.Tensor:
-        choices = [None, *(self._named[digest] for digest in digests)]
+        found = self._table(prompts, [None, *(self._named[digest] for digest in digests)])
+        return found[:, 1:] - found[:, :1]
+
+    def _table(self, prompts: Sequence[Tokens], choices: Sequence[Named | None]) -> torch.Tensor:
+        """Likelihoods, (prompts, choices)."""
         rows = [
             (place, choice)
             for place in sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
@@ -74,7 +83,7 @@ class Likelihood:
                 likelihoods = self._likelihoods(texts)
             for (place, choice), value in zip(group, likelihoods, strict=True):
                 found[place, choice] = value
-        return found[:, 1:] - found[:, :1]
+        return found
 
     @torch.no_grad()
     def _likelihoods(self, texts: Sequence[Tokens]) -> list[float]:

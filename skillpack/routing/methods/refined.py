@@ -17,7 +17,7 @@ import torch
 from skillpack.errors import DataError
 from skillpack.routing.applying import Named
 from skillpack.routing.methods.prototype import Prototype, cosines
-from skillpack.routing.space import Scale, check_examples, left_out_means
+from skillpack.routing.space import FEWEST, Scale, check_examples, left_out_means
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ class SelfRefined:
     def add(self, skill: Skill, examples: Examples | None) -> float:
         """Load the skill, and take the mean of its examples under itself."""
         known = check_examples(skill, examples)
-        if known.refined is None:
+        if known.refined is None or len(known.refined) < FEWEST:
             raise DataError(
                 f"The examples of {skill.name} say nothing about what the skill itself makes of them",
                 hint="Attach them without --no-refined, or choose the method prototype.",
