@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-import skillpack
 from skillpack.errors import UsageError, listing
 
 if TYPE_CHECKING:
@@ -37,8 +36,10 @@ def prefer(preferences: Mapping[str, float], name: str, **options: Any) -> Any:
     Example:
         >>> prefer({"math": 0.7, "code": 0.3}, "math-and-code")  # doctest: +SKIP
     """
+    from skillpack.compose.skills import compose
+
     wanted = {address: weight for address, weight in check_preferences(preferences).items() if weight > 0}
-    return skillpack.compose(list(wanted), name, method="sum", weights=list(wanted.values()), **options)
+    return compose(list(wanted), name, method="sum", weights=list(wanted.values()), **options)
 
 
 def check_preferences(preferences: Mapping[str, float]) -> dict[str, float]:
