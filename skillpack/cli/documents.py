@@ -12,6 +12,7 @@ from skillpack.cli.comparing_documents import COMPARING_KEYS
 from skillpack.cli.compose_documents import COMPOSE_KEYS, RECIPE_KEYS, recipe_document
 from skillpack.cli.exchange_documents import EXPORT_KEYS
 from skillpack.cli.history_documents import HISTORY_KEYS
+from skillpack.cli.learning_documents import LEARNING_KEYS
 from skillpack.cli.rebase_documents import REBASE_KEYS
 from skillpack.cli.remote_documents import REMOTE_KEYS
 from skillpack.cli.routing_documents import ROUTING_KEYS
@@ -187,6 +188,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "remarks[]": "what could not be measured, and why",
     },
     **REBASE_KEYS,
+    **LEARNING_KEYS,
     **COMPOSE_KEYS,
     **COMPARING_KEYS,
     **HISTORY_KEYS,

@@ -23,8 +23,7 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 
 def test_the_commands():
     assert list(COMMANDS) == [
-        *["pack", "install", "remove", "status", "list", "show", "eval", "rebase", "compose"],
-        *["pack", "install", "remove", "status", "list", "show", "eval", "rebase", "compare"],
+        *["pack", "install", "remove", "status", "list", "show", "eval", "rebase", "compose", "compare", "learn"],
         *["delete", "export", "import", "verify"],
         *["log", "diff", "reflog", "branch", "tag", "merge", "restore", "revert", "undelete", "lock", "sync"],
         *["gc", "fsck", "stats", "report"],
@@ -136,6 +135,7 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         "eval": run_json("eval", "tiny", *of_tiny, "--data", tmp_path / "data.txt"),
         "compare": compared(run_json),
         "rebase": run_json("rebase", "tiny", *onto, "--store", llama.store, "--dry-run"),
+        "learn": learned(run_json, llama, tmp_path),
         "compose": run_json("compose", "math", "code", "--name", "both", "--base", models.base, "--dry-run"),
         "export": run_json("export", "math", tmp_path / "math.tar"),
         "import": run_json("import", tmp_path / "math.tar"),
@@ -197,6 +197,15 @@ def history(run_json, model, tmp_path):
         "lock": run_json("lock", "code", "-o", tmp_path / "skills.lock"),
         "sync": run_json("sync", model, "--lock", tmp_path / "skills.lock"),
     }
+
+
+def learned(run_json, llama, folder):
+    """What learning a task prints."""
+    for name in ("train", "held_out"):
+        (folder / "one" / "tiny").mkdir(parents=True, exist_ok=True)
+        (folder / "one" / "tiny" / f"{name}.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    options = ("--base", llama.base, "-o", folder / "learned", "--share", "0.5", "--steps", "2", "--no-plot")
+    return run_json("learn", folder / "one", *options, "--store", folder / "learned-store")
 
 
 def served(process, llama):

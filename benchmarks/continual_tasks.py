@@ -1,0 +1,154 @@
+"""The sequences of tasks of `benchmarks.continual`: real data, real fine-tunes, and how each task is scored.
+
+The scores are the tasks' own: numbers in words and facts about cities are right or wrong word for word, and so is what
+a drug was taken for; of a word problem, which models of this size seldom solve, the likelihood of the worked solution.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.comparing.pairs import chats
+from recipes.finetune import CLASSIFIER, fine_tune
+from recipes.models import minilm, smollm2
+from recipes.suite import SUITE
+from recipes.tasks import TASKS, drug_reviews
+from recipes.tasks.numbers import FIVE_LANGUAGES, LANGUAGES
+from recipes.tasks.reviews import review_rows
+from recipes.wheels import cache_dir
+from skillpack.learning import Task, Training
+from skillpack.learning.training import fine_tune as train
+from skillpack.texts import Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+HELD_OUT = 100
+"""Samples that each task is measured on."""
+_CALIBRATION = 64
+_CONDITIONS = 5
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A task of a sequence, with what is needed to learn it again in another way.
+
+    Attributes:
+        task: texts and score; its training texts are in the order in which the expert saw them.
+        training: how the expert was trained.
+        constant: its learning rate stays, and does not fall to zero.
+        calibration: texts that are neither trained nor measured, for methods that calibrate.
+    """
+
+    task: Task
+    training: Training
+    constant: bool
+    calibration: Sequence[Sample]
+
+    @cached_property
+    def expert(self) -> Path:
+        """Folder of the fine-tune of the base on this task alone, trained once per machine."""
+        if self.task.name in SUITE:
+            return fine_tune(SUITE[self.task.name])
+        folder = cache_dir() / "tuned" / f"{self.task.name}-{self.training.steps}-{self.task.key[:10]}"
+        if not folder.is_dir():
+            part = folder.with_name(f"{folder.name}.part")
+            train(minilm(), self.task.training, part, self.training, classes=True)
+            part.rename(folder)
+        return folder
+
+
+@dataclass(frozen=True)
+class Course:
+    """Tasks in the order in which they are learned, on one base.
+
+    Attributes:
+        name: of the sequence.
+        base: folder of the base.
+        tasks: its tasks.
+    """
+
+    name: str
+    base: Path
+    tasks: tuple[Learned, ...]
+
+    @property
+    def classes(self) -> bool:
+        """Whether the tasks are of classifiers."""
+        return self.tasks[0].task.measure == "label"
+
+
+def courses(held_out: int = HELD_OUT) -> dict[str, Course]:
+    """All sequences by name.
+
+    Args:
+        held_out: samples that each task is measured on.
+    """
+    scores = {
+        "spanish-numbers": "exact",
+        "city-facts": "exact",
+        "word-problems": "likelihood",
+        "review-summaries": "exact",
+        "five-languages": "exact",
+    }
+    language = Course("smollm2", smollm2(), tuple(_chat(name, score, held_out) for name, score in scores.items()))
+    return {
+        language.name: language,
+        "minilm": Course("minilm", minilm(), (_reviews(held_out), _conditions(held_out), _languages(held_out))),
+    }
+
+
+def _chat(name: str, score: str, held_out: int) -> Learned:
+    recipe, source = SUITE[name], TASKS[name]
+    task = Task(
+        name,
+        chats(source.train(recipe.steps * recipe.batch, recipe.seed)),
+        chats(source.held_out()[:held_out]),
+        score,
+    )
+    training = Training(steps=recipe.steps, batch=recipe.batch, learning_rate=recipe.learning_rate)
+    return Learned(task, training, recipe.schedule == "constant", chats(source.calibration()[:_CALIBRATION]))
+
+
+def _reviews(held_out: int) -> Learned:
+    """Whether a review of a drug is positive; its expert is the recipes' own."""
+    recipe = SUITE[CLASSIFIER]
+    train_set, test = (
+        [Sample(text=review.text, label=review.label) for review in drug_reviews(split)] for split in ("Train", "Test")
+    )
+    training = Training(steps=recipe.steps, batch=recipe.batch, learning_rate=recipe.learning_rate, max_tokens=96)
+    return Learned(Task(CLASSIFIER, train_set, test[:held_out]), training, constant=False, calibration=test[held_out:])
+
+
+def _conditions(held_out: int) -> Learned:
+    """What a drug was taken for, one of the conditions with most reviews."""
+    rows = {split: [(row["condition"], text) for row, text in review_rows(split)] for split in ("Train", "Test")}
+    usual = {name for name, _ in Counter(name for name, _ in rows["Train"]).most_common(_CONDITIONS)}
+    train_set, test = (
+        [Sample(text=text, label=name) for name, text in rows[split] if name in usual] for split in ("Train", "Test")
+    )
+    # Some reviews are in both under two names of a drug.
+    measured = {sample.text for sample in test}
+    train_set = [sample for sample in train_set if sample.text not in measured]
+    training = Training(steps=100, batch=16, learning_rate=3e-4, max_tokens=96)
+    return Learned(
+        Task("drug-conditions", train_set, test[:held_out]), training, constant=False, calibration=test[held_out:]
+    )
+
+
+def _languages(held_out: int) -> Learned:
+    """The language of a number in words."""
+    names = list(LANGUAGES.values())
+
+    def samples(exchanges: Sequence[Any]) -> list[Sample]:
+        return [Sample(text=one.answer, label=names[place % len(names)]) for place, one in enumerate(exchanges)]
+
+    training = Training(steps=60, batch=16, learning_rate=3e-4, max_tokens=96)
+    task = Task(
+        "number-languages", samples(FIVE_LANGUAGES.train(960, 0)), samples(FIVE_LANGUAGES.held_out()[:held_out])
+    )
+    return Learned(task, training, constant=False, calibration=samples(FIVE_LANGUAGES.calibration()[:_CALIBRATION]))

@@ -1,0 +1,101 @@
+"""What a learner keeps in its folder: which tasks are finished, and their scores. One process at a time uses it.
+
+A task is in it once its skill is in the library and its scores are known; everything before that is done again, or goes
+on, when the learner is started again.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from filelock import FileLock, Timeout
+
+from skillpack.errors import BusyFolderError, DataError, UsageError
+from skillpack.learning.report import LearnedTask
+from skillpack_store import disk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Rows = list[list[float | None]]
+
+_FILE: Final = "progress.json"
+_FORMAT: Final = 1
+
+
+@dataclass
+class State:
+    """What is finished.
+
+    Attributes:
+        base: fingerprint of the base.
+        tasks: in the order in which they were learned.
+        named: row i, column j: score of task j after task i, with tasks named.
+        routed: the same with a router; empty without one.
+        routing: shares of prompts that went to their own skill, after the last task.
+    """
+
+    base: str
+    tasks: list[LearnedTask] = field(default_factory=list)
+    named: Rows = field(default_factory=list)
+    routed: Rows = field(default_factory=list)
+    routing: list[float] = field(default_factory=list)
+
+    def extended(self, task: LearnedTask, named: list[float | None], before: list[float | None]) -> State:
+        """With one more task: its row, and its column in the earlier rows."""
+        rows = [[*row, score] for row, score in zip(self.named, before, strict=True)]
+        return State(self.base, [*self.tasks, task], [*rows, named], self.routed, self.routing)
+
+
+def read_state(folder: Path, base: str) -> State:
+    """What is finished in a folder; nothing if it is new.
+
+    Raises:
+        DataError: the file is damaged.
+        UsageError: the folder is of another base.
+    """
+    try:
+        document: Any = json.loads((folder / _FILE).read_bytes())
+    except FileNotFoundError:
+        return State(base)
+    except ValueError as error:
+        raise _damaged(folder) from error
+    try:
+        if document.pop("format") != _FORMAT:
+            raise UsageError(f"{folder} was written by another version", hint="Choose another folder.")
+        document["tasks"] = [LearnedTask(**task) for task in document["tasks"]]
+        state = State(**document)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder) from error
+    if state.base != base:
+        raise UsageError(f"{folder} is of tasks that were learned on another base", hint="Choose another folder.")
+    return state
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Note what is finished, in one durable step."""
+    disk.replace(folder / _FILE, [(json.dumps({"format": _FORMAT, **asdict(state)}, indent=1) + "\n").encode()])
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Within this, no other process learns in the folder.
+
+    Raises:
+        BusyFolderError: one does.
+    """
+    disk.make_directory(folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise BusyFolderError(f"another process is learning in {folder}", hint="Wait for it to end.") from error
+
+
+def _damaged(folder: Path) -> DataError:
+    return DataError(f"{folder / _FILE} is damaged", hint="Move it away; the skills are in the library.")
