@@ -36,7 +36,7 @@ from recipes.models import smollm2
 from recipes.suite import CITY_FACTS, SPANISH_NUMBERS
 from recipes.tasks import TASKS
 from skillpack.checkpoint import TensorInfo
-from skillpack.compose.tensors import ComposedDelta
+from skillpack.composing.tensors import ComposedDelta
 from skillpack.delta import Change, Renaming
 from skillpack.library import commit_skills
 from skillpack.packing.packer import Goal, Packer

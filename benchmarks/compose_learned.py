@@ -27,11 +27,11 @@ from recipes.finetune import fine_tune
 from recipes.models import smollm2
 from recipes.suite import SUITE
 from recipes.tasks import TASKS
-from skillpack.compose.learned import Course, learn_weights, learned_method
-from skillpack.compose.learned.examples import Examples
-from skillpack.compose.learned.fitting import measure
-from skillpack.compose.learned.live import LiveSum
-from skillpack.compose.skills import compose
+from skillpack.composing.learned import Course, learn_weights, learned_method
+from skillpack.composing.learned.examples import Examples
+from skillpack.composing.learned.fitting import measure
+from skillpack.composing.learned.live import LiveSum
+from skillpack.composing.skills import compose
 from skillpack.grafting.addresses import Shelf
 from skillpack.live.models import open_tokenizer
 from skillpack.texts import Sample
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from recipes.tasks import Exchange
-    from skillpack.compose.learned import Learned
+    from skillpack.composing.learned import Learned
 
 NAMES = ["spanish-numbers", "city-facts"]
 SIZE = 2_000_000

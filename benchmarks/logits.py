@@ -30,7 +30,7 @@ from recipes.models import smollm2
 from recipes.sibling import sibling
 from recipes.suite import SMALL, SUITE
 from recipes.tasks import TASKS
-from skillpack.compose.fusing import LARGEST, TOLERANCE, fuse, fusion_weights
+from skillpack.composing.fusing import LARGEST, TOLERANCE, fuse, fusion_weights
 from skillpack.evaluating.intervals import percentile_interval, resampled_totals
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from skillpack.branching import LibraryChange, RefSummary, branch, merge, restore, revert, tag, undelete
     from skillpack.checkpoint import Checkpoint, open_checkpoint
     from skillpack.comparing import ClusterReport, CompareReport, cluster, compare
-    from skillpack.compose.learned.composing import learned_compose
-    from skillpack.compose.logits import LogitFusion
-    from skillpack.compose.methods.twin import twin_addresses
-    from skillpack.compose.report import ComposeReport
-    from skillpack.compose.skills import compose, recompose
+    from skillpack.composing.learned.composing import learned_compose
+    from skillpack.composing.logits import LogitFusion
+    from skillpack.composing.methods.twin import twin_addresses
+    from skillpack.composing.report import ComposeReport
+    from skillpack.composing.skills import compose, recompose
     from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
@@ -153,8 +153,8 @@ __all__ = [
     "import_adapter",
     "import_skill",
     "install",
-    "learned_compose",
     "learn",
+    "learned_compose",
     "list",
     "list_keys",
     "list_remotes",
@@ -205,7 +205,7 @@ _HOMES = {
     "AdapterExport": "interop",
     "AutoSkill": "interop.auto.AutoSkill",
     "Checkpoint": "checkpoint",
-    "ComposeReport": "compose.report.ComposeReport",
+    "ComposeReport": "composing.report.ComposeReport",
     "ClusterReport": "comparing",
     "CompareReport": "comparing",
     "ContinualLearner": "learning",
@@ -221,7 +221,7 @@ _HOMES = {
     "LibraryPage": "reporting",
     "Lock": "locked_skills",
     "LogEntry": "history",
-    "LogitFusion": "compose.logits.LogitFusion",
+    "LogitFusion": "composing.logits.LogitFusion",
     "MergedExport": "interop",
     "NotAppliedWarning": "errors",
     "NotTrustedError": "errors",
@@ -254,7 +254,7 @@ _HOMES = {
     "add_remote": "remotes",
     "branch": "branching",
     "clone": "remotes",
-    "compose": "compose.skills.compose",
+    "compose": "composing.skills.compose",
     "cluster": "comparing",
     "compare": "comparing",
     "delete": "library",
@@ -271,7 +271,7 @@ _HOMES = {
     "host": "grafting.host.host",
     "import_skill": "library",
     "install": "library",
-    "learned_compose": "compose.learned.composing.learned_compose",
+    "learned_compose": "composing.learned.composing.learned_compose",
     "learn": "learning",
     "list": "summaries.list_skills",
     "list_keys": "signing",
@@ -289,7 +289,7 @@ _HOMES = {
     "push": "remotes",
     "read_tasks": "learning",
     "rebase": "rebasing",
-    "recompose": "compose.skills.recompose",
+    "recompose": "composing.skills.recompose",
     "reflog": "history",
     "remove": "installing",
     "remove_remote": "remotes",
@@ -312,7 +312,7 @@ _HOMES = {
     "sync": "locked_skills",
     "tag": "branching",
     "trust": "signing",
-    "twin_addresses": "compose.methods.twin.twin_addresses",
+    "twin_addresses": "composing.methods.twin.twin_addresses",
     "undelete": "branching",
     "untrust": "signing",
     "verify": "library",

@@ -207,7 +207,7 @@ class Manifest:
         tensors: the changed tensors, sorted by name.
         files: the changed files, sorted by path.
         tables: frequency tables of the entropy coder, JSON (`skillpack.codecs.entropy.Tables`).
-        recipe: of what a composed skill was made and how, JSON (`skillpack.compose.recipe`); None if it was packed.
+        recipe: of what a composed skill was made and how, JSON (`skillpack.composing.recipe`); None if it was packed.
     """
 
     base_fingerprint: str

@@ -1,6 +1,6 @@
 """One model merged from the fine-tunes so far: TIES and PCB, on the fine-tunes themselves and not on packs of them.
 
-The rules are those of `skillpack.compose.methods`, each with its paper's settings: TIES keeps 20 % and scales by 1
+The rules are those of `skillpack.composing.methods`, each with its paper's settings: TIES keeps 20 % and scales by 1
 (Yadav et al., 2023), PCB keeps 20 % and scales by 1 (Du et al., 2024).
 """
 
@@ -14,9 +14,9 @@ import torch
 from benchmarks.baselines.protocol import apply
 from benchmarks.continual_baselines.protocol import Opened, Result, row_of
 from skillpack.checkpoint import open_checkpoint
-from skillpack.compose.methods.pcb import Pcb
-from skillpack.compose.methods.ties import Ties
-from skillpack.compose.protocol import Deltas, Source, Surveying
+from skillpack.composing.methods.pcb import Pcb
+from skillpack.composing.methods.ties import Ties
+from skillpack.composing.protocol import Deltas, Source, Surveying
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from benchmarks.continual_baselines.protocol import Cache, Row
     from benchmarks.continual_tasks import Course, Learned
-    from skillpack.compose.protocol import Method
+    from skillpack.composing.protocol import Method
     from skillpack.tensors import Floats
 
 _RULES: dict[str, Any] = {"TIES": Ties, "PCB": Pcb}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from skillpack.compose.report import ComposeReport
+    from skillpack.composing.report import ComposeReport
 
 RECIPE_KEYS: Final[Mapping[str, str]] = {
     "recipe.method": "how skills became one; null for a skill that was packed",
@@ -85,7 +85,7 @@ def recipe_lines(recipe: Mapping[str, Any]) -> Iterator[str]:
     Raises:
         DamagedSkillError: it is none.
     """
-    from skillpack.compose.recipe import Recipe
+    from skillpack.composing.recipe import Recipe
 
     found = Recipe.from_json(recipe)
     options = ", ".join(f"{key}={value}" for key, value in found.options.items())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from skillpack.cli.console import Output
-    from skillpack.compose.report import ComposeReport
+    from skillpack.composing.report import ComposeReport
 
 
 @click.command(

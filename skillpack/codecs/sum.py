@@ -87,11 +87,14 @@ class Sum:
             factors = codec.decode_factors(term["parameters"], readers, shape) if _factored(codec) else None
             if factors is None:
                 return None
-            found.append(DeltaFactors(factors.left * np.float32(term["weight"]), factors.right))
+            found.append(factors._replace(scales=factors.scales * np.float32(term["weight"])))
         if not found:
-            return DeltaFactors(*(np.zeros((size, 0), np.float32) for size in shape))
+            rows, columns = (np.zeros((size, 0), np.int16) for size in shape)
+            return DeltaFactors(rows, columns, np.zeros(0, np.float32))
         return DeltaFactors(
-            np.hstack([factors.left for factors in found]), np.hstack([factors.right for factors in found])
+            np.hstack([factors.rows for factors in found]),
+            np.hstack([factors.columns for factors in found]),
+            np.concatenate([factors.scales for factors in found]),
         )
 
 

@@ -36,7 +36,7 @@ def prefer(preferences: Mapping[str, float], name: str, **options: Any) -> Any:
     Example:
         >>> prefer({"math": 0.7, "code": 0.3}, "math-and-code")  # doctest: +SKIP
     """
-    from skillpack.compose.skills import compose
+    from skillpack.composing.skills import compose
 
     wanted = {address: weight for address, weight in check_preferences(preferences).items() if weight > 0}
     return compose(list(wanted), name, method="sum", weights=list(wanted.values()), **options)

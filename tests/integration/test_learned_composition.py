@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from recipes.tasks import TASKS
-from skillpack.compose.learned.adamerging import Clamped
-from skillpack.compose.learned.deltas import Product
-from skillpack.compose.learned.examples import Examples
-from skillpack.compose.learned.fitting import measure, passes
-from skillpack.compose.learned.live import LiveSum
+from skillpack.composing.learned.adamerging import Clamped
+from skillpack.composing.learned.deltas import Product
+from skillpack.composing.learned.examples import Examples
+from skillpack.composing.learned.fitting import measure, passes
+from skillpack.composing.learned.live import LiveSum
 from skillpack.grafting.addresses import Shelf
 from skillpack.live.models import open_tokenizer
 from skillpack.texts import Sample

@@ -16,12 +16,12 @@ import platformdirs
 import pytest
 from filelock import FileLock
 
-from skillpack.compose.methods.average import Average
-from skillpack.compose.methods.breadcrumbs import Breadcrumbs
-from skillpack.compose.methods.dare import Dare
-from skillpack.compose.methods.sum import Sum
-from skillpack.compose.methods.ties import Ties
-from tests.compose.methods import merged
+from skillpack.composing.methods.average import Average
+from skillpack.composing.methods.breadcrumbs import Breadcrumbs
+from skillpack.composing.methods.dare import Dare
+from skillpack.composing.methods.sum import Sum
+from skillpack.composing.methods.ties import Ties
+from tests.composing.methods import merged
 
 HERE = Path(__file__).parent
 WEIGHTS = [0.5, 1.25, 0.75]
@@ -91,7 +91,7 @@ def test_dare_with_its_own_masks(mergekit, tmp_path, deltas, monkeypatch, elect,
             self.at += count
             return self.mask[self.at - count : self.at]
 
-    monkeypatch.setattr("skillpack.compose.methods.dare.RandomMask", Given)
+    monkeypatch.setattr("skillpack.composing.methods.dare.RandomMask", Given)
     found = merged(Dare(density=0.4, elect=elect), deltas, WEIGHTS)
     left = {name: np.where(taken[name], values / np.float32(0.4), 0) for name, values in deltas.items()}
     left = {name: values.astype(np.float32) for name, values in left.items()}

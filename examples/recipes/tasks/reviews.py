@@ -46,6 +46,8 @@ def drug_reviews(split: str) -> tuple[Review, ...]:
 def review_texts(split: str) -> tuple[str, ...]:
     """The text of every review of one ``split``, whatever its rating."""
     return tuple(_text(row) for row in _rows(split))
+
+
 def review_rows(split: str) -> list[tuple[dict[str, str], str]]:
     """All rows of one ``split`` whose condition is known, each with the text of its review."""
     return [(row, _text(row)) for row in _rows(split) if row["condition"] and "</span>" not in row["condition"]]

@@ -1,0 +1,1 @@
+"""Several skills of one base become one skill."""
