@@ -38,6 +38,8 @@ PEFT_RANK = 48
 TOLERANCE = 2e-3
 """Of logits, relative to their norm; a choice between tokens counts where it is clearer than that."""
 NEW_TOKENS = 48
+CACHE = 3 << 30
+"""Enough for the weights of all four skills in fp32, so that merged mode copies them."""
 LIMITS = {"switch_ms": 1.0, "forward": 1.15, "mixed": 2.5, "error": TOLERANCE}
 
 
@@ -111,7 +113,7 @@ def adapters(work: Path) -> Any:
 def exactness(host: Host, store: Path, prompts: int) -> dict[str, Any]:
     """Logits of overlay and merged mode, both in fp32, and their choices of the next token at all places of prompts."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2())
-    merged = skillpack.host(load(), store=store)
+    merged = skillpack.host(load(), store=store, cache_bytes=CACHE)
     worst, places, clear, different = 0.0, 0, 0, 0
     for number in range(prompts):
         name = NAMES[number % len(NAMES)]
@@ -138,7 +140,7 @@ def switching(host: Host, store: Path, lora: Any, work: Path, rounds: int) -> di
     """Milliseconds to make another resident skill apply to all rows, and what others take for the same."""
     from peft.utils.hotswap import hotswap_adapter
 
-    merged = skillpack.host(load(), store=store)
+    merged = skillpack.host(load(), store=store, cache_bytes=CACHE)
     merged.load(*NAMES)
     chosen = [((each.digest, 1.0),) for each in host.resident]
     engine = host._engine._overlay  # noqa: SLF001 - the switch alone, as a server makes it

@@ -56,7 +56,8 @@ def with_table(text: str, table: str) -> str:
 
 def table() -> str:
     """The table of all figures, Markdown."""
-    rows = [*_exact(), *_fidelity(), *_comparison(), *_classifier(), *_speed(), *_memory(), *_store()]
+    parts = _exact, _fidelity, _comparison, _classifier, _speed, _memory, _store, _live, _routing, _logits
+    rows = [row for part in parts for row in part()]
     lines = ["| what | figure | command |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
     return "\n".join(lines)
@@ -133,6 +134,61 @@ def _store() -> Iterator[_Row]:
     second = found["second_version"]
     sizes = f"{_megabytes(second['second_adds_bytes'])} beside {_megabytes(second['first_bytes'])}"
     yield "Second version of a skill that changes 1 block of 16", sizes, command
+
+
+def _grafting() -> Iterator[_Row]:
+    found, command = _figures("grafting")
+    ours, peft = found["steps"], found["peft_steps"]
+    equal = (
+        f"the base is back bit for bit at {ours['empty_points_equal_to_base']} of {ours['empty_points']} empty points"
+    )
+    drift = f"PEFT: {_percent(peft['share_of_adapted_weights'], 1)} of adapted weights differ at the end"
+    yield f"{ours['steps']:,} random grafts, swaps and removals of four skills on SmolLM2", f"{equal}; {drift}", command
+    swap = found["swap"]
+    figure = f"{1e3 * swap['swap_seconds']:.3g} ms, {swap['swap_by_copy']:.3g} times a copy of what it touches"
+    yield "Swap of a merged skill for another", figure, command
+    memory = found["memory"]
+    yield f"Memory after {memory['swaps']:,} swaps", f"{_percent(memory['growth'], 2)} more than after 10", command
+
+
+def _live() -> Iterator[_Row]:
+    found, command = _figures("live")
+    exact = found["exactness"]
+    figure = f"{exact['different_choices']} of {exact['clear_choices']:,} clear choices differ"
+    worst = f"logits within {exact['worst_error']:.2g} of their norm"
+    yield "Overlay against merged weights, fp32, 200 prompts", f"{figure}; {worst}", command
+    for name, timed in found.items():
+        if not name.startswith("threads_"):
+            continue
+        of, switch = f"{name.removeprefix('threads_')} threads", timed["switch_ms"]
+        theirs = f"PEFT: {switch['peft set_adapter']:.3g} ms, hotswap {switch['peft hotswap_adapter']:.3g} ms"
+        yield f"Switch to another resident skill, {of}", f"{switch['overlay, engine']:.2g} ms ({theirs})", command
+        ratios = [ratio for skill, ratio in timed["forward"]["ratio"].items() if skill != "peft lora"]
+        theirs = f"PEFT's LoRA of rank {found['peft_rank']}: {timed['forward']['ratio']['peft lora']:.3f}"
+        figure = f"{min(ratios):.3f} to {max(ratios):.3f} times the base's ({theirs})"
+        yield f"Forward pass with a skill of 2 MB, 8 prompts of 64 tokens, {of}", figure, command
+        mixed = timed["mixed"]
+        figure = f"{mixed['speedup']:.2f} times as fast as four passes (PEFT: {mixed['peft_speedup']:.2f})"
+        yield f"Four prompts with four skills in one batch, {of}", figure, command
+
+
+def _routing() -> Iterator[_Row]:
+    found, command = _figures("routing")
+    for name in ("prototype", "linear"):
+        method = found["methods"][name]
+        right, away = _percent(method["accuracy"], 1), _percent(method["abstains"], 1)
+        spent = f"{method['milliseconds']:.2f} ms a prompt beyond one pass"
+        figure = f"{right} to the right skill, {away} of unrelated texts to the base, {spent}"
+        yield f"Router `{name}`, five skills, {method['prompts']} held-out prompts", figure, command
+
+
+def _logits() -> Iterator[_Row]:
+    found, command = _figures("logits-spanish-numbers")
+    kept = found["recovered"]
+    alone, dynamic = (_percent(kept[name]["share"], 0) for name in ("small with the skill", "dynamic"))
+    right = f"{found['answers']['dynamic']['right']} of {found['prompts']} answers right"
+    figure = f"{dynamic} of its own fine-tune's gain in nats ({alone} the small model alone), {right}"
+    yield "A half-size sibling's skill on SmolLM2 by dynamic logit fusion", figure, command
 
 
 def _share(found: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 import skillpack
 from skillpack.safetensors_file import write_safetensors
@@ -52,6 +54,26 @@ def test_live_models(tmp_path, monkeypatch):
         assert program == "skillpack"
         if arguments[0] != "serve":
             run(arguments, tmp_path)
+
+
+def test_many_skills(tmp_path, monkeypatch):
+    block = re.search(r"<!-- many -->\n```bash\n(.*?)```", README.read_text(), re.DOTALL)
+    monkeypatch.setenv("SKILLPACK_HOME", str(tmp_path / "home"))
+    texts = {"math": ["one and one", "two and two"] * 4, "code": ["three or four", "five or six"] * 4}
+    models.llama(tmp_path / "base")
+    tasks = []
+    for name, lines in texts.items():
+        models.trained(tmp_path / "base", tmp_path / name, lines, steps=5)
+        skillpack.pack(tmp_path / "base", tmp_path / name, name, size=100_000)
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+        tasks.append({"name": f"learned-{name}", "train": f"{name}.jsonl", "held_out": f"{name}.jsonl"})
+    (tmp_path / "tasks.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    for line in block.group(1).splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "skillpack"
+        run(arguments, tmp_path)
+    assert {each.name for each in skillpack.list()} == {"math", "code", "both", "learned-math", "learned-code"}
+    assert "learned-code" in (tmp_path / "report.html").read_text()
 
 
 def run(arguments, folder):

@@ -24,7 +24,7 @@ def _as_size(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 
 @click.command(
-    short_help="Answer requests as OpenAI's servers do, each with its own skills.",
+    short_help="Answer requests as OpenAI's servers do, each with its skills.",
     epilog="Example: skillpack serve ./base --skills math,code@3",
 )
 @click.argument("base", metavar="BASE")

@@ -89,9 +89,9 @@ def test_diff(forked, run, run_json):
 
 def test_diff_by_tensors(forked, models, run, run_json):
     text = run("diff", "main~3", "main~2", "--tensors").stdout
-    assert "needs the base" in text
+    assert "without the base" in text
     text = run("diff", "main~3", "main~2", "--tensors", "--base", models.base).stdout
-    assert "needs the base" not in text
+    assert "without the base" not in text
     (skill,) = run_json("diff", "main~3", "main~2", "--tensors", "--base", models.base)["skills"]
     assert skill["moved"] > 0
     assert 0 < skill["overlap"] <= 1

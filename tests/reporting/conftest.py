@@ -76,9 +76,9 @@ def page(library, files, tmp_path_factory):
     ).path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """Debian's browser, without a window."""
+    """Debian's browser, without a window; gone with the module, since playwright keeps an event loop running."""
     require("chromium", "chromium")
     from playwright.sync_api import sync_playwright
 

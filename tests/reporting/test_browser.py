@@ -4,6 +4,7 @@ import pytest
 
 from skillpack.reporting.gathering import heat_map
 
+pytestmark = pytest.mark.xdist_group("browser")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
 
 

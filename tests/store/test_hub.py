@@ -388,8 +388,10 @@ class TestWho:
 
 
 def test_it_draws_nothing(repository, at, hub, capfd):
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 
+    # Other tests may have disabled them.
+    enable_progress_bars()
     remote = at()
     send(remote, noise(3 * MIB))
     commit_skill(repository, "math", "one")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import torch
 
 from skillpack.grafting.live_tensors import DTYPES, live
 from skillpack.grafting.overlay.blends import Blend
@@ -18,8 +19,6 @@ from skillpack.tensors import FLOAT_DTYPES, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from skillpack.grafting.base import LiveBase
     from skillpack.grafting.overlay.blends import Blends, Key
@@ -98,18 +97,40 @@ def prepare(skill: Skill, base: LiveBase) -> Prepared:
     return Prepared(skill, changes)
 
 
+def folded(changes: Sequence[tuple[Change, float]], base: LiveBase, kept: Blends) -> Blend:
+    """A live matrix with the factors of several skills, each with its weight, added in fp32; computed when first used.
+
+    Args:
+        changes: of one tensor, all of them factors.
+        base: the live model.
+        kept: where the matrix is kept.
+    """
+    step = changes[0][0].steps[0]
+
+    def compute() -> torch.Tensor:
+        total = torch.from_numpy(np.array(base.read(step.reference).float32()))
+        for change, weight in changes:
+            assert isinstance(change.part, Factors)
+            change.part.add_to_matrix(total, weight)
+        return total.to(step.place.tensor.dtype)
+
+    return Blend(_key(changes), compute, kept)
+
+
 def blend(changes: Sequence[tuple[Change, float]], base: LiveBase, kept: Blends | None) -> Blend:
     """A live tensor as several skills make it together, each with its weight; computed when first used.
 
     Raises:
         ConflictError: what they do cannot be scaled or added.
     """
-    first = changes[0][0]
-    claims = [claim for change, weight in changes for step in change.steps for claim in _claims(step, weight)]
-    key: Key = first.name, tuple(sorted({(claim.digest, claim.weight) for claim in claims}))
     if len(changes) > 1 or changes[0][1] != 1:
         _check_addable(changes, base)
-    return Blend(key, lambda: _blended(changes, base), kept)
+    return Blend(_key(changes), lambda: _blended(changes, base), kept)
+
+
+def _key(changes: Sequence[tuple[Change, float]]) -> Key:
+    claims = [claim for change, weight in changes for step in change.steps for claim in _claims(step, weight)]
+    return changes[0][0].name, tuple(sorted({(claim.digest, claim.weight) for claim in claims}))
 
 
 def blend_bytes(change: Change) -> int:

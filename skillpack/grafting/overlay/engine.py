@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from skillpack.errors import ConflictError, NotFoundError, UsageError
 from skillpack.grafting.base import LiveBase
 from skillpack.grafting.overlay.blends import Blends
-from skillpack.grafting.overlay.changes import blend, blend_bytes, prepare
+from skillpack.grafting.overlay.changes import blend, blend_bytes, folded, prepare
 from skillpack.grafting.overlay.layer import Layer, Uniform
+from skillpack.grafting.overlay.parts import Factors
 from skillpack.grafting.overlay.rowwise import RowWise, Spread, takes_stacks
 from skillpack.grafting.overlay.uses import check_called, rows_reason, use_of
 from skillpack.grafting.wrappers import unwrap
@@ -48,7 +49,7 @@ class Overlay:
         kept_bytes: memory for weights that are blended for a choice of skills, see `Blends`; by default as much as the
             model's own.
         fold: factors are blended with their matrix where one choice serves all rows, those first that cost most of
-            its own work, in a quarter of `kept_bytes`: so many choices can alternate without computing any anew.
+            its own work, in a quarter of `kept_bytes`, so that four choices can alternate without computing any anew.
             That pays for choices that stay. Where they are many, weights would be computed again and again.
     """
 
@@ -248,18 +249,22 @@ class Overlay:
         for digest, weight in choice:
             for owner, change in self._resident[digest].changes.items():
                 changes.setdefault(owner, []).append((change, weight))
-        folded = self._foldable(changes) if fold else frozenset()
+        foldable = self._foldable(changes) if fold else frozenset()
         made: dict[int, Uniform] = {}
         for owner, group in changes.items():
-            self._add(made, group, fold=owner in folded)
+            self._add(made, group, fold=owner in foldable)
         return made
 
     def _foldable(self, changes: Mapping[Owner, Sequence[tuple[Change, float]]]) -> frozenset[Owner]:
         """Where blended tensors spare most work for their memory."""
-        widths = {owner: sum(change.width for change, _ in group) for owner, group in changes.items()}
+        widths = {
+            owner: sum(change.width for change, _ in group)
+            for owner, group in changes.items()
+            if all(isinstance(change.part, Factors) for change, _ in group)
+        }
         left = self._blends.limit // _FOLDED
         found = set()
-        for owner in sorted((owner for owner in changes if widths[owner]), key=lambda owner: -widths[owner]):
+        for owner in sorted((owner for owner, width in widths.items() if width), key=lambda owner: -widths[owner]):
             size = blend_bytes(changes[owner][0][0])
             if size <= left:
                 left -= size
@@ -271,9 +276,11 @@ class Overlay:
         parts = [(change.part, weight) for change, weight in group if change.part is not None]
         first, weight = group[0]
         blended = None
-        if len(parts) < len(group) or fold:
+        if len(parts) < len(group):
             lone = first.lone if len(group) == 1 and weight == 1 else None
             blended = lone or blend(group, self._base, self._blends)
+        elif fold:
+            blended = folded(group, self._base, self._blends)
         for module, attribute in first.owners:
             uniform = made.setdefault(id(module), Uniform())
             if blended is not None:

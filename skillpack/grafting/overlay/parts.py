@@ -136,6 +136,11 @@ class Factors(Part):
         first, second = self.sides(use)
         add_product(y, self._reduced(use, first, x), second, weight)
 
+    def add_to_matrix(self, matrix: torch.Tensor, weight: float) -> None:
+        """Add the product itself, times a weight, to an fp32 matrix, in place."""
+        self.to(matrix.device)
+        add_product(matrix, self.far.T.float() * self.scales, self.near.T, weight)
+
     def _reduced(self, use: Use, first: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         found = torch.nn.functional.embedding(x, first).float() if use is Use.LOOKUP else x @ first.float()
         return found * self.scales
