@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import MISSING, fields
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -19,6 +17,7 @@ from skillpack.composing.methods.sum import Sum
 from skillpack.composing.methods.tall import TallMasks
 from skillpack.composing.methods.ties import Ties
 from skillpack.composing.methods.twin import Twin
+from skillpack.composing.options import with_options
 from skillpack.errors import UsageError, listing
 
 if TYPE_CHECKING:
@@ -63,15 +62,7 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     Raises:
         UsageError: there is no such method or option, or a value makes no sense.
     """
-    kind = _class_of(name)
-    known = {field.name: field for field in fields(kind) if field.init and field.metadata.get("recipe", True)}
-    if unknown := sorted(options.keys() - known.keys()):
-        raise UsageError(
-            f"The method {name} has no option {listing(unknown)}",
-            hint=f"It has {listing(known)}." if known else "It has none.",
-        )
-    values = {key: _typed(name, key, value, known[key].default) for key, value in options.items()}
-    return cast("Method", kind(**values))
+    return cast("Method", with_options(_class_of(name), options))
 
 
 def _class_of(name: str) -> type[Any]:
@@ -85,22 +76,3 @@ def _class_of(name: str) -> type[Any]:
             hint=f"Give the texts: skillpack compose SKILL... --method {name} --data DATA --base MODEL --name NAME",
         )
     raise UsageError(f"There is no method {name!r}", hint=f"Choose one of {listing(method_names(), 30)}.")
-
-
-def _typed(method: str, option: str, value: Any, default: Any) -> Any:
-    """A value of the default's type."""
-    found = _read(value) if isinstance(value, str) and not isinstance(default, str) else value
-    if isinstance(default, float) and type(found) is int:
-        found = float(found)
-    if default is MISSING or default is None or type(found) is type(default):
-        return found
-    raise UsageError(
-        f"{method}: {value!r} is no value for {option}", hint=f"Write something such as --option {option}={default}."
-    )
-
-
-def _read(text: str) -> Any:
-    try:
-        return json.loads(text.lower() if text in {"True", "False"} else text)
-    except ValueError:
-        return text

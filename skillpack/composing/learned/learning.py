@@ -14,8 +14,8 @@ from skillpack.composing.learned.examples import Examples, digest_of_samples, re
 from skillpack.composing.learned.live import LiveSum
 from skillpack.composing.learned.localising import Localise, RegionMask
 from skillpack.composing.learned.masking import mask_digest
-from skillpack.composing.learned.options import with_options
 from skillpack.composing.learned.self_positioning import SelfPositioning
+from skillpack.composing.options import with_options
 from skillpack.composing.protocol import options_of
 from skillpack.errors import UsageError, listing
 from skillpack.live.generation import complete

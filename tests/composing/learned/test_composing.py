@@ -117,7 +117,7 @@ def test_dry_runs_store_nothing(tiny, store):
         (["english=0.5"], {}, "learns the weights itself"),
         (["english"], {"method": "astrology"}, "no method that learns"),
         (["english"], {"options": {"speed": 3}}, "no option speed"),
-        (["english"], {"options": {"rate": "fast"}}, "rate=fast"),
+        (["english"], {"options": {"rate": "fast"}}, "no value for rate"),
         (["english", "german"], {"method": "localise"}, "one skill"),
         (["english"], {"steps": 0}, "0 steps"),
         (["english"], {"data": []}, "no texts"),
