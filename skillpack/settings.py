@@ -33,6 +33,12 @@ def unfinished_folder() -> Path:
     return (Path(home) if home else platformdirs.user_cache_path("skillpack")) / "unfinished"
 
 
+def backgrounds_folder() -> Path:
+    """Folder of what bases make of the texts that routers compare with."""
+    home = os.environ.get(HOME_VARIABLE)
+    return (Path(home) if home else platformdirs.user_cache_path("skillpack")) / "backgrounds"
+
+
 def config_folder() -> Path:
     """Folder of what a user decides: keys and the policy. It is never in a store, which others may write."""
     home = os.environ.get(HOME_VARIABLE)

@@ -14,6 +14,7 @@ from skillpack.grafting.wrappers import unwrap
 from skillpack.live.batches import padding_token
 from skillpack.live.chats import render
 from skillpack.routing.calibration import background_texts
+from skillpack.routing.remembered import remembered
 from skillpack.routing.space import Whitening
 from skillpack.texts import Sample
 
@@ -72,7 +73,7 @@ class Base:
     @cached_property
     def background_features(self) -> torch.Tensor:
         """Their features, fp32 of shape (texts, width)."""
-        return self.features(self.background)
+        return remembered(self.model, self.layer, self.background, lambda: self.features(self.background))
 
     @cached_property
     def whitened(self) -> Whitening:

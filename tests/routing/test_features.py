@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from skillpack.errors import DataError, UnsupportedModelError
 from skillpack.routing.applying import HostSkills
@@ -87,3 +87,34 @@ def test_models_without_layers_are_refused(tokenizer):
     bare.config = object()
     with pytest.raises(UnsupportedModelError, match="no row of layers"):
         opened(bare, tokenizer)
+
+
+def test_a_base_remembers_the_background(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.setenv("SKILLPACK_HOME", str(tmp_path / "home"))
+    folder, computed = tmp_path / "home" / "backgrounds", []
+
+    def background(model):
+        base = opened(model, tokenizer)
+        whole = base.features
+        base.features = lambda texts: computed.append(len(texts)) or whole(texts)
+        return base.background_features
+
+    def load():
+        return AutoModelForCausalLM.from_pretrained(first)
+
+    first = models.llama(tmp_path / "first")
+    found = background(load())
+    assert computed == [len(found)]
+    assert torch.equal(background(load()), found)
+    assert len(computed) == 1
+
+    (path,) = folder.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert torch.equal(background(load()), found)
+    assert len(computed) == 2
+
+    other = load()
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+    assert not torch.equal(background(other), found)
+    assert (len(computed), len(list(folder.iterdir()))) == (3, 2)
