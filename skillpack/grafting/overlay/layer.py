@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from skillpack.errors import UsageError
-from skillpack.grafting.overlay.parts import with_added
+from skillpack.grafting.overlay.parts import Stack, with_added
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from skillpack.grafting.overlay.blends import Blend
-    from skillpack.grafting.overlay.parts import Part, Use
+    from skillpack.grafting.overlay.parts import Groups, Part, Use
 
 
 class Action(Protocol):
@@ -50,7 +50,7 @@ class Layer:
         # accelerate has a forward of its own around the true one, which it calls once the weights are there.
         self.slot = "_old_forward" if "_hf_hook" in own and "_old_forward" in own else "forward"
         self.shadowed: Any = own.get(self.slot)
-        self._side_by_side: tuple[Any, tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._stacked: tuple[Any, Stack] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The forward pass of the module."""
@@ -96,26 +96,23 @@ class Layer:
         tensor: torch.Tensor = self._home(name)[name]
         return tensor
 
-    def side_by_side(self, parts: Sequence[Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """The factors of several skills next to one another; those that were last asked for are kept.
+    def stacked(self, groups: Groups, device: torch.device) -> Stack:
+        """The factors of several choices as one batch; those that were last asked for are kept.
 
         Args:
-            parts: see `skillpack.grafting.overlay.parts.Factors`.
+            groups: parts of each choice, with their weights; all of them `skillpack.grafting.overlay.parts.Factors`.
             device: where they are needed.
         """
-        key = tuple(map(id, parts)), device
-        if self._side_by_side is None or self._side_by_side[0] != key:
+        key = groups, device
+        if self._stacked is None or self._stacked[0] != key:
+            assert self.use is not None
             with torch.inference_mode(False):
-                for part in parts:
-                    part.to(device)
-                sides = [part.sides(self.use) for part in parts]
-                first, second = torch.cat([near for near, _ in sides], 1), torch.cat([far for _, far in sides])
-            self._side_by_side = key, (first, second)
-        return self._side_by_side[1]
+                self._stacked = key, Stack.of(groups, self.use, device)
+        return self._stacked[1]
 
     def forget(self) -> None:
         """Give up what is kept for mixed batches."""
-        self._side_by_side = None
+        self._stacked = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
         """A copied model goes on with what applies now, whatever is selected later for this one."""
@@ -136,7 +133,7 @@ class Layer:
                 f"A model cannot be pickled while skills apply to it in overlay mode ({self.path})",
                 hint="Take them off first: host.ungraft(). What save_pretrained and state_dict save is the base.",
             )
-        return vars(self) | {"_side_by_side": None}
+        return vars(self) | {"_stacked": None}
 
     def _home(self, name: str) -> dict[str, Any]:
         own: dict[str, Any] = vars(self.module)

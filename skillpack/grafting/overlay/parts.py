@@ -165,6 +165,61 @@ def add_product(y: torch.Tensor, x: torch.Tensor, factor: torch.Tensor, weight: 
             out.add_(x @ some.float(), alpha=weight)
 
 
+Groups = tuple[tuple[tuple[Factors, float], ...], ...]
+"""The parts of several choices of skills, each with its weight."""
+
+
+class Stack:
+    """Factors of several choices as one batch, so that each token meets those of its own choice and no others.
+
+    Attributes:
+        first: of shape (choices, inputs, rank); int16 or fp32. Shorter ones end in zeros, as below.
+        second: of shape (choices, rank, outputs).
+        scales: fp32 of shape (choices, 1, rank), weights included.
+    """
+
+    def __init__(self, first: torch.Tensor, second: torch.Tensor, scales: torch.Tensor) -> None:
+        self.first, self.second, self.scales = first, second, scales
+
+    @classmethod
+    def of(cls, groups: Groups, use: Use, device: torch.device) -> Stack:
+        """Copy factors side by side; the parts are moved to the device."""
+        for part in (part for group in groups for part, _ in group):
+            part.to(device)
+        sides = [[part.sides(use) for part, _ in group] for group in groups]
+        rank = max(sum(part.rank for part, _ in group) for group in groups)
+        narrow = all(side.dtype == torch.int16 for group in sides for pair in group for side in pair)
+        options: Any = {"dtype": torch.int16 if narrow else torch.float32, "device": device}
+        first = torch.zeros((len(groups), sides[0][0][0].shape[0], rank), **options)
+        second = torch.zeros((len(groups), rank, sides[0][0][1].shape[1]), **options)
+        scales = torch.zeros((len(groups), 1, rank), device=device)
+        for place, (group, pairs) in enumerate(zip(groups, sides, strict=True)):
+            start = 0
+            for (part, weight), (near, far) in zip(group, pairs, strict=True):
+                columns = slice(start, start + part.rank)
+                first[place, :, columns], second[place, columns] = near, far
+                scales[place, 0, columns] = part.scales * weight
+                start += part.rank
+        return cls(first, second, scales)
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """What the deltas make of inputs.
+
+        Args:
+            x: fp32 of shape (choices, tokens, inputs).
+
+        Returns:
+            fp32 of shape (choices, tokens, outputs).
+        """
+        reduced = torch.bmm(x, self.first.float()) * self.scales
+        outputs = self.second.shape[2]
+        width = max(1, min(outputs, _WIDENED // max(1, self.second.shape[0] * self.second.shape[1])))
+        found = [
+            torch.bmm(reduced, self.second[:, :, start : start + width].float()) for start in range(0, outputs, width)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found, 2)
+
+
 class Dense(Part):
     """A whole matrix.
 

@@ -7,24 +7,26 @@ answers to a prompt) or flattened with the tokens of a row side by side: of n, t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 
 from skillpack.errors import UsageError
 from skillpack.grafting.overlay.layer import Uniform, first_input
-from skillpack.grafting.overlay.parts import Factors, Use, add_product, with_added
+from skillpack.grafting.overlay.parts import Factors, Use, with_added
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skillpack.grafting.overlay.layer import Layer
+    from skillpack.grafting.overlay.parts import Groups
 
 Choice = tuple[tuple[str, float], ...]
 """Digest and weight of each skill; empty for the base alone."""
 
 _FEW_TOKENS: Final = 64
-"""Up to so many tokens all of them go through the factors of all skills, with what is not theirs masked."""
+"""Up to so many tokens the factors of all choices are one batch."""
 
 
 class Spread:
@@ -69,6 +71,20 @@ class Spread:
         return self._of_row.repeat_interleave(count // self.rows)
 
 
+class _Seats(NamedTuple):
+    """Rows of a batch, sorted by group and filled up to the same number for each.
+
+    Attributes:
+        rows: which row each seat has; int64.
+        taken: the seats that are not there to fill up.
+        of: the rows that these have.
+    """
+
+    rows: torch.Tensor
+    taken: torch.Tensor
+    of: torch.Tensor
+
+
 @dataclass(eq=False)
 class RowWise:
     """What a layer does for a mixed batch.
@@ -93,10 +109,18 @@ class RowWise:
     def _blends(self) -> bool:
         return any(choice is not None and bool(choice.blends) for choice in self.choices)
 
-    # A compiled model leaves its graph for this: which rows go where is no part of one.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def run(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See `Action`."""
+        if torch.compiler.is_compiling():
+            return self._outside(layer, args, kwargs)
+        return self._run(layer, args, kwargs)
+
+    # A compiled model leaves its graph for this: which rows go where is no part of one.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _outside(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._run(layer, args, kwargs)
+
+    def _run(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x = first_input(args, kwargs)
         if x.shape[0] == 1 < self.spread.size and layer.use is Use.LOOKUP:
             # Positions are looked up once for all rows.
@@ -113,8 +137,8 @@ class RowWise:
     def _added(self, layer: Layer, x: torch.Tensor, y: torch.Tensor) -> Any:
         use = layer.use
         tokens = x.numel() if use is Use.LOOKUP else x.numel() // max(1, x.shape[-1])
-        if use is not Use.LOOKUP and tokens <= _FEW_TOKENS and self._maskable():
-            return with_added(y, x, use, lambda out, flat: self._masked(layer, x, out, flat))  # type: ignore[arg-type]
+        if use is not Use.LOOKUP and tokens <= _FEW_TOKENS and self._groups is not None:
+            return with_added(y, x, use, lambda out, flat: self._add_stacked(layer, x.shape[0], out, flat))  # type: ignore[arg-type]
         places = self.spread.of(x.shape[0], x.device)
         each = tokens // x.shape[0]
 
@@ -125,37 +149,53 @@ class RowWise:
 
         return with_added(y, x, use, add)  # type: ignore[arg-type]
 
-    def _maskable(self) -> bool:
-        if "maskable" not in self._cached:
-            parts = self._parts()
-            factors = [part for part in parts if isinstance(part, Factors)]
-            rank = sum(part.rank for part in factors)
-            narrow = all(rank <= min(part.shape) for part in factors)
-            self._cached["maskable"] = narrow and len(factors) == len(parts)
-        found: bool = self._cached["maskable"]
-        return found
+    @cached_property
+    def _groups(self) -> Groups | None:
+        """What the choices add, in one order whatever that of the rows; None if something is no product of factors."""
+        found: set[tuple[tuple[Factors, float], ...]] = set()
+        for choice in self.choices:
+            added = [] if choice is None else choice.added
+            group = tuple((part, weight) for part, weight in added if isinstance(part, Factors))
+            if len(group) < len(added):
+                return None
+            if group:
+                found.add(group)
+        return tuple(sorted(found, key=lambda group: [(id(part), weight) for part, weight in group]))
 
-    def _masked(self, layer: Layer, x: torch.Tensor, out: torch.Tensor, flat: torch.Tensor) -> None:
-        """All rows through the factors of all skills at once: for few tokens the number of calls is what counts."""
-        first, second = layer.side_by_side(self._parts(), x.device)
-        key = "mask", x.shape[0], x.device
+    def _add_stacked(self, layer: Layer, count: int, out: torch.Tensor, flat: torch.Tensor) -> None:
+        """All rows through their own factors at once: for few tokens the number of calls is what counts."""
+        key = "rows", count, flat.device
         if key not in self._cached:
-            with torch.inference_mode(False):
-                self._cached[key] = self._mask()[self.spread.expanded(x.shape[0])].to(x.device)
-        reduced = (flat @ first.float()).view(x.shape[0], -1, first.shape[1])
-        reduced *= self._cached[key][:, None]
-        add_product(out, reduced.view(flat.shape[0], -1), second)
+            self._cached[key] = self._seats(count, flat.device)
+        groups, seats = self._groups, self._cached[key]
+        if not groups:
+            return
+        stack = layer.stacked(groups, flat.device)
+        tokens = flat.view(count, -1, flat.shape[1])
+        found = stack.apply(tokens[seats.rows].view(len(groups), -1, flat.shape[1]))
+        added = found.view(len(seats.rows), -1, found.shape[2])[seats.taken]
+        rows = out.view(count, -1, out.shape[1])
+        if out.dtype == torch.float32:
+            rows.index_add_(0, seats.of, added)
+        else:
+            rows[seats.of] = (rows[seats.of].float() + added).to(out.dtype)
 
-    def _parts(self) -> list[Any]:
-        """The parts of all choices, in one order whatever that of the rows."""
-        parts = {id(part): part for choice in self.choices if choice is not None for part, _ in choice.added}
-        return [parts[key] for key in sorted(parts)]
-
-    def _mask(self) -> torch.Tensor:
-        """What each column of the factors next to one another is multiplied by, for each choice; fp32."""
-        added = [{} if choice is None else dict(choice.added) for choice in self.choices]
-        weights = [(part, torch.tensor([of.get(part, 0.0) for of in added])) for part in self._parts()]
-        return torch.cat([weight[:, None] * part.scales.to(weight.device) for part, weight in weights], 1)
+    def _seats(self, count: int, device: torch.device) -> _Seats:
+        """Which row sits where in a batch that has as many rows for each group."""
+        groups = {group: place for place, group in enumerate(self._groups or ())}
+        of_choice = [-1 if choice is None else groups.get(tuple(choice.added), -1) for choice in self.choices]  # type: ignore[arg-type]
+        belongs = torch.tensor(of_choice)[self.spread.expanded(count)]
+        rows = [(belongs == place).nonzero()[:, 0] for place in range(len(groups))]
+        most = max((len(each) for each in rows), default=0)
+        padded = [torch.cat([each, each.new_zeros(most - len(each))]) for each in rows]
+        taken = [torch.arange(most) < len(each) for each in rows]
+        with torch.inference_mode(False):
+            empty = torch.zeros(0, dtype=torch.int64)
+            return _Seats(
+                torch.cat([*padded, empty]).to(device),
+                torch.cat([*taken, empty.bool()]).nonzero()[:, 0].to(device),
+                torch.cat([*rows, empty]).to(device),
+            )
 
     def _stack(self, layer: Layer, x: torch.Tensor) -> dict[str, torch.Tensor]:
         names = sorted({name for choice in self.choices if choice is not None for name in choice.blends})
