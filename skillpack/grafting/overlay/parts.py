@@ -5,6 +5,7 @@ The arithmetic is fp32 throughout: inputs and factors are widened, and the sum i
 
 from __future__ import annotations
 
+import threading
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -142,8 +143,30 @@ class Factors(Part):
         add_product(matrix, self.far.T.float() * self.scales, self.near.T, weight)
 
     def _reduced(self, use: Use, first: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        found = torch.nn.functional.embedding(x, first).float() if use is Use.LOOKUP else x @ first.float()
+        found = torch.nn.functional.embedding(x, first).float() if use is Use.LOOKUP else x @ widened(first)
         return found * self.scales
+
+
+class _Scratch(threading.local):
+    """Memory of each thread for what is widened. Fresh memory would take longer than widening: the system clears it."""
+
+    def __init__(self) -> None:
+        self.buffer = torch.empty(0)
+
+
+_SCRATCH: Final = _Scratch()
+
+
+def widened(factor: torch.Tensor) -> torch.Tensor:
+    """A factor in fp32; if need be in memory that the next call of the same thread writes to."""
+    wide = factor.dtype == torch.float32
+    if wide or factor.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return factor.float()
+    count = factor.numel()
+    if _SCRATCH.buffer.numel() < count:
+        with torch.inference_mode(False):
+            _SCRATCH.buffer = torch.empty(max(_WIDENED, count))
+    return _SCRATCH.buffer[:count].view(factor.shape).copy_(factor)
 
 
 def add_product(y: torch.Tensor, x: torch.Tensor, factor: torch.Tensor, weight: float = 1.0) -> None:
@@ -160,9 +183,9 @@ def add_product(y: torch.Tensor, x: torch.Tensor, factor: torch.Tensor, weight: 
     for start in range(0, outputs, width):
         out, some = (y, factor) if width == outputs else (whole[:, start : start + width] for whole in (y, factor))
         if out.dtype == torch.float32:
-            out.addmm_(x, some.float(), alpha=weight)
+            out.addmm_(x, widened(some), alpha=weight)
         else:
-            out.add_(x @ some.float(), alpha=weight)
+            out.add_(x @ widened(some), alpha=weight)
 
 
 Groups = tuple[tuple[tuple[Factors, float], ...], ...]
@@ -174,11 +197,11 @@ class Stack:
 
     Attributes:
         first: of shape (choices, inputs, rank); int16 or fp32. Shorter ones end in zeros, as below.
-        second: of shape (choices, rank, outputs).
+        second: blocks of outputs, each of shape (choices, rank, some outputs) and small enough to be widened in one go.
         scales: fp32 of shape (choices, 1, rank), weights included.
     """
 
-    def __init__(self, first: torch.Tensor, second: torch.Tensor, scales: torch.Tensor) -> None:
+    def __init__(self, first: torch.Tensor, second: list[torch.Tensor], scales: torch.Tensor) -> None:
         self.first, self.second, self.scales = first, second, scales
 
     @classmethod
@@ -191,13 +214,18 @@ class Stack:
         narrow = all(side.dtype == torch.int16 for group in sides for pair in group for side in pair)
         options: Any = {"dtype": torch.int16 if narrow else torch.float32, "device": device}
         first = torch.zeros((len(groups), sides[0][0][0].shape[0], rank), **options)
-        second = torch.zeros((len(groups), rank, sides[0][0][1].shape[1]), **options)
+        outputs = sides[0][0][1].shape[1]
+        width = max(1, _WIDENED // max(1, len(groups) * rank))
+        starts = range(0, outputs, width)
+        second = [torch.zeros((len(groups), rank, min(width, outputs - start)), **options) for start in starts]
         scales = torch.zeros((len(groups), 1, rank), device=device)
         for place, (group, pairs) in enumerate(zip(groups, sides, strict=True)):
             start = 0
             for (part, weight), (near, far) in zip(group, pairs, strict=True):
                 columns = slice(start, start + part.rank)
-                first[place, :, columns], second[place, columns] = near, far
+                first[place, :, columns] = near
+                for block, at in zip(second, starts, strict=True):
+                    block[place, columns] = far[:, at : at + width]
                 scales[place, 0, columns] = part.scales * weight
                 start += part.rank
         return cls(first, second, scales)
@@ -211,12 +239,8 @@ class Stack:
         Returns:
             fp32 of shape (choices, tokens, outputs).
         """
-        reduced = torch.bmm(x, self.first.float()) * self.scales
-        outputs = self.second.shape[2]
-        width = max(1, min(outputs, _WIDENED // max(1, self.second.shape[0] * self.second.shape[1])))
-        found = [
-            torch.bmm(reduced, self.second[:, :, start : start + width].float()) for start in range(0, outputs, width)
-        ]
+        reduced = torch.bmm(x, widened(self.first)) * self.scales
+        found = [torch.bmm(reduced, widened(block)) for block in self.second]
         return found[0] if len(found) == 1 else torch.cat(found, 2)
 
 
