@@ -25,6 +25,9 @@ _FEW_ENTRIES: Final = 20
 _WIDENED: Final = 1 << 19
 """Entries of a factor that are widened at a time, so that they are multiplied before they leave a processor's cache."""
 
+_SMALL: Final = 1 << 18
+"""Entries below which fresh memory costs nothing worth mentioning."""
+
 
 class Use(Enum):
     """How a module uses its matrix."""
@@ -159,8 +162,8 @@ _SCRATCH: Final = _Scratch()
 
 def widened(factor: torch.Tensor) -> torch.Tensor:
     """A factor in fp32; if need be in memory that the next call of the same thread writes to."""
-    wide = factor.dtype == torch.float32
-    if wide or factor.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    easy = factor.dtype == torch.float32 or factor.numel() < _SMALL
+    if easy or factor.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return factor.float()
     count = factor.numel()
     if _SCRATCH.buffer.numel() < count:
