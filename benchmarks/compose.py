@@ -36,6 +36,7 @@ from recipes.models import smollm2
 from recipes.suite import CITY_FACTS, SPANISH_NUMBERS
 from recipes.tasks import TASKS
 from skillpack.checkpoint import TensorInfo
+from skillpack.cli.options import parse_size
 from skillpack.composing.tensors import ComposedDelta
 from skillpack.delta import Change, Renaming
 from skillpack.library import commit_skills
@@ -53,7 +54,6 @@ METHODS = ("sum", "average", "ties", "dare", "breadcrumbs", "pcb", "consensus", 
 _RANK = 8
 _STRENGTH = 4e-4
 _STEP = 2e-3
-_UNITS = {"GB": 10**9, "MB": 10**6}
 _KEPT = {
     "sum": {},
     "ties": {},
@@ -81,7 +81,7 @@ def main() -> None:
         if given.command == "kept":
             results.save("compose", kept_shares(given.store or work / "store", given.prompts), arguments="kept")
             return
-        architecture = Architecture.of_size(_bytes(given.size))
+        architecture = Architecture.of_size(parse_size(given.size))
         if given.layers is not None:
             architecture = replace(architecture, layers=given.layers)
         figures = memory_of(work, architecture, given.skills, given.methods.split(","))
@@ -238,13 +238,6 @@ def _kept(skill: str, task: str, models: tuple[Path, Path], store: Path, prompts
     ]
     report = skillpack.evaluate(skill, base, tuned, samples, store=store, tensors=False)
     return None if report.kept is None else round(report.kept, 4)
-
-
-def _bytes(text: str) -> int:
-    for unit, factor in _UNITS.items():
-        if text.endswith(unit):
-            return round(float(text.removesuffix(unit)) * factor)
-    raise SystemExit(f"{text} is no size: write 3GB or 300MB")
 
 
 if __name__ == "__main__":

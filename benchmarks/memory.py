@@ -18,11 +18,11 @@ from benchmarks import results
 from benchmarks.folders import same_tensors, scratch
 from benchmarks.process import COMMAND, run
 from benchmarks.synthetic import Architecture, write_pair
+from skillpack.cli.options import parse_size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_UNITS = {"GB": 10**9, "MB": 10**6}
 _ALLOWANCE = 400_000_000
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--size", default="3GB", help="of the checkpoint, such as 300MB")
     size = parser.parse_args().size
     with scratch() as work:
-        figures = measure(work, _bytes(size))
+        figures = measure(work, parse_size(size))
     results.save("memory", figures, arguments=f"--size {size}", machine=True)
     for name, found in figures["commands"].items():
         if found["peak_anonymous_bytes"] > figures["limit_bytes"]:
@@ -67,13 +67,6 @@ def measure(work: Path, size: int) -> dict[str, Any]:
         "tensors": tensors,
         "tensors_equal_to_tuned": equal,
     }
-
-
-def _bytes(text: str) -> int:
-    for unit, factor in _UNITS.items():
-        if text.endswith(unit):
-            return round(float(text.removesuffix(unit)) * factor)
-    raise SystemExit(f"{text} is no size: write 3GB or 300MB")
 
 
 if __name__ == "__main__":

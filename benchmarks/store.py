@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import results
 from benchmarks.folders import scratch
 from benchmarks.process import run
+from skillpack.cli.options import parse_size
 from skillpack_store import Repository
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_UNITS = {"GB": 10**9, "MB": 10**6}
 _CHUNK = 1 << 20
 _LAYERS = 7
 _ROUNDS = 5
@@ -47,7 +47,7 @@ def main() -> None:
     with scratch() as work:
         figures = {
             "scale": scale(work / "store", given.commits, given.skills),
-            "throughput": throughput(work, _bytes(given.size)),
+            "throughput": throughput(work, parse_size(given.size)),
             "second_version": second_version(work / "versions"),
         }
     arguments = f"--commits {given.commits} --skills {given.skills} --size {given.size}"
@@ -188,10 +188,6 @@ def _write(path: Path, chunks: Iterator[bytes]) -> None:
 
 def _bytes_of(repository: Repository) -> int:
     return sum(repository.blobs.size(digest) for digest in repository.blobs)
-
-
-def _bytes(text: str) -> int:
-    return int(float(text[:-2]) * _UNITS[text[-2:]])
 
 
 if __name__ == "__main__":

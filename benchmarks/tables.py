@@ -56,7 +56,7 @@ def with_table(text: str, table: str) -> str:
 
 def table() -> str:
     """The table of all figures, Markdown."""
-    parts = _exact, _fidelity, _comparison, _classifier, _speed, _memory, _store, _live, _routing, _logits
+    parts = _exact, _fidelity, _comparison, _classifier, _speed, _memory, _store, _grafting, _live, _routing, _logits
     rows = [row for part in parts for row in part()]
     lines = ["| what | figure | command |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]

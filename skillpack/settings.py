@@ -29,14 +29,12 @@ def default_store() -> Path:
 
 def unfinished_folder() -> Path:
     """Folder of what interrupted packs leave for the next ones."""
-    home = os.environ.get(HOME_VARIABLE)
-    return (Path(home) if home else platformdirs.user_cache_path("skillpack")) / "unfinished"
+    return _cache_folder() / "unfinished"
 
 
 def backgrounds_folder() -> Path:
     """Folder of what bases make of the texts that routers compare with."""
-    home = os.environ.get(HOME_VARIABLE)
-    return (Path(home) if home else platformdirs.user_cache_path("skillpack")) / "backgrounds"
+    return _cache_folder() / "backgrounds"
 
 
 def config_folder() -> Path:
@@ -78,3 +76,8 @@ def registry_config_files() -> list[Path]:
         *([Path(runtime) / "containers" / "auth.json"] if runtime else []),
         home / ".config" / "containers" / "auth.json",
     ]
+
+
+def _cache_folder() -> Path:
+    home = os.environ.get(HOME_VARIABLE)
+    return Path(home) if home else platformdirs.user_cache_path("skillpack")

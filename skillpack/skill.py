@@ -41,6 +41,22 @@ class Decoded(NamedTuple):
     delta: Floats | None
     rows: Tensor | None
 
+    def difference(self, reference: Tensor) -> Floats:
+        """What is added to the base's tensor, fp32 of the same extent; of an exact value, what it differs by.
+
+        Args:
+            reference: the base's tensor.
+
+        Raises:
+            DamagedSkillError: there is neither a value nor a delta.
+        """
+        if self.delta is not None:
+            return self.delta
+        if self.value is None:
+            raise DamagedSkillError("a tensor decodes to nothing")
+        with np.errstate(invalid="ignore", over="ignore"):
+            return self.value.float32() - reference.float32()
+
 
 class BlobFiles(Protocol):
     """Where the blobs of a skill are."""

@@ -9,8 +9,9 @@ import click
 import skillpack
 from skillpack.cli.compose_documents import compose_document
 from skillpack.cli.console import counted, human
-from skillpack.cli.learning_methods import LEARNED, learned_options, learns
+from skillpack.cli.learning_methods import learned_options, learns
 from skillpack.cli.options import dry_run_option, history_options, output_options, parse_size, store_options
+from skillpack.composing.names import LEARNED
 from skillpack.errors import UsageError
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from skillpack.composing.names import LEARNED
 from skillpack.errors import UsageError, listing
 
 if TYPE_CHECKING:
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
-LEARNED: Final = ("adamerging", "atlas", "self-positioning", "concrete", "localise")
-"""Methods that learn; known here without importing torch."""
 _UNLABELLED: Final = ("adamerging", "concrete")
 
 

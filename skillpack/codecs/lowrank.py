@@ -270,8 +270,7 @@ class LowRank:
         """See `FactoredCodec`."""
         found = self.integers(parameters, chunks, shape)
         if found is None:
-            rows, columns = (np.zeros((size, 0), np.int16) for size in shape)
-            return DeltaFactors(rows, columns, np.zeros(0, np.float32))
+            return DeltaFactors.nothing(shape)
         with np.errstate(over="ignore"):
             scales = (found.inner * found.outer).astype(np.float32)
         return DeltaFactors(_narrow(found.left), _narrow(found.right), scales)

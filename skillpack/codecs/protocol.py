@@ -97,6 +97,12 @@ class DeltaFactors(NamedTuple):
     columns: npt.NDArray[Any]
     scales: Floats
 
+    @classmethod
+    def nothing(cls, shape: tuple[int, int]) -> DeltaFactors:
+        """A delta of zeros: no columns at all."""
+        rows, columns = (np.zeros((size, 0), np.int16) for size in shape)
+        return cls(rows, columns, np.zeros(0, np.float32))
+
     @property
     def left(self) -> Floats:
         """fp32 of shape (rows, rank); the delta is left @ right.T."""

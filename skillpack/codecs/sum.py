@@ -89,8 +89,7 @@ class Sum:
                 return None
             found.append(factors._replace(scales=factors.scales * np.float32(term["weight"])))
         if not found:
-            rows, columns = (np.zeros((size, 0), np.int16) for size in shape)
-            return DeltaFactors(rows, columns, np.zeros(0, np.float32))
+            return DeltaFactors.nothing(shape)
         return DeltaFactors(
             np.hstack([factors.rows for factors in found]),
             np.hstack([factors.columns for factors in found]),

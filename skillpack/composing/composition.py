@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from skillpack.composing.recipe import Recipe
     from skillpack.installing.claims import Active, Target
     from skillpack.manifest import TensorEntry
-    from skillpack.skill import Decoded
     from skillpack.summing import Claim
     from skillpack.tensors import Floats
 
@@ -110,7 +109,9 @@ class Composition:
             decoded = active.skill.decode(entry, None)
         else:
             decoded = claim.decode()
-        delta = decoded.delta if decoded.delta is not None else self._difference(target, decoded)
+        delta = decoded.delta
+        if delta is None:
+            delta = decoded.difference(self.base.read(str(target.reference)))
         if delta.shape != target.form[1]:
             raise DamagedSkillError(f"Skill {claim.skill}: tensor {target.name} does not have shape {target.form[1]}")
         return delta
@@ -133,12 +134,6 @@ class Composition:
                 self._entries[active.skill.digest] = active, entries
         active, entries = self._entries[claim.digest]
         return active, entries.get(claim.entry.same_as or claim.entry.name)
-
-    def _difference(self, target: Target, decoded: Decoded) -> Floats:
-        if decoded.value is None:
-            raise DamagedSkillError(f"tensor {target.name} decodes to nothing")
-        with np.errstate(invalid="ignore", over="ignore"):
-            return decoded.value.float32() - self.base.read(str(target.reference)).float32()
 
     def _find_twin(self, target: Target) -> str | None:
         named = {claim.entry.same_as for claim in target.claims}

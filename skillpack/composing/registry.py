@@ -17,6 +17,7 @@ from skillpack.composing.methods.sum import Sum
 from skillpack.composing.methods.tall import TallMasks
 from skillpack.composing.methods.ties import Ties
 from skillpack.composing.methods.twin import Twin
+from skillpack.composing.names import LEARNED
 from skillpack.composing.options import with_options
 from skillpack.errors import UsageError, listing
 
@@ -41,8 +42,6 @@ _ALL: Final = (
     LayerSwapping,
     Twin,
 )
-_LEARNED: Final = ("adamerging", "atlas", "self-positioning", "concrete", "localise")
-"""Methods of `skillpack.composing.learned`, which are made with texts."""
 _OWN: Final[Mapping[str, type[Any]]] = {method.name: method for method in _ALL}
 
 
@@ -70,7 +69,7 @@ def _class_of(name: str) -> type[Any]:
         return _OWN[name]
     for point in entry_points(group=GROUP, name=name):
         return cast("type[Any]", point.load())
-    if name in _LEARNED:
+    if name in LEARNED:
         raise UsageError(
             f"The method {name} learns from texts, which a recipe names by their digest only",
             hint=f"Give the texts: skillpack compose SKILL... --method {name} --data DATA --base MODEL --name NAME",

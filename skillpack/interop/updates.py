@@ -87,11 +87,7 @@ def known_product(skill: Skill, entry: TensorEntry, shape: tuple[int, int]) -> P
 
 def delta_of(skill: Skill, entry: TensorEntry, reference: Tensor) -> Floats:
     """What the skill adds, fp32 of the tensor's shape."""
-    decoded = skill.decode(entry, reference)
-    if decoded.delta is not None:
-        return decoded.delta
-    assert decoded.value is not None
-    return decoded.value.float32() - reference.float32()
+    return skill.decode(entry, reference).difference(reference)
 
 
 def decomposed(delta: Floats, limit: Limit) -> Product:

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from skillpack.errors import DamagedSkillError
-
 if TYPE_CHECKING:
     from skillpack.codecs.protocol import DeltaFactors
     from skillpack.skill import Skill
@@ -107,14 +105,7 @@ def delta_of(skill: Skill, claim: Claim, base: Tensor, device: torch.device) -> 
     factors = None if claim.entry.same_as is not None else skill.factors(claim.entry)
     if factors is not None and _is_thin(factors):
         return Product(torch.from_numpy(factors.left).to(device), torch.from_numpy(factors.right.T.copy()).to(device))
-    decoded = claim.decode()
-    if decoded.delta is not None:
-        values = decoded.delta
-    elif decoded.value is not None:
-        values = decoded.value.float32() - base.float32()
-    else:
-        raise DamagedSkillError(f"Skill {claim.skill}: tensor {claim.entry.name} is relative to nothing")
-    return Whole(torch.from_numpy(values).reshape(claim.entry.shape).to(device))
+    return Whole(torch.from_numpy(claim.decode().difference(base)).reshape(claim.entry.shape).to(device))
 
 
 def _is_thin(factors: DeltaFactors) -> bool:

@@ -182,7 +182,7 @@ def _width(part: Part | None) -> float:
     if not isinstance(part, Factors):
         return 0.0
     rows, columns = part.shape
-    share = part.rank * (rows + columns) / (rows * columns)
+    share = part.full * (rows + columns) / (rows * columns)
     return share if share > _NARROW else 0.0
 
 

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from skillpack.errors import UsageError
-from skillpack.grafting.overlay.parts import Stack, with_added
+from skillpack.grafting.overlay.parts import with_added
+from skillpack.grafting.overlay.stacks import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from skillpack.grafting.overlay.blends import Blend
-    from skillpack.grafting.overlay.parts import Groups, Part, Use
+    from skillpack.grafting.overlay.parts import Part, Use
+    from skillpack.grafting.overlay.stacks import Group
 
 
 class Action(Protocol):
@@ -39,6 +41,7 @@ class Layer:
         action: what applies now; None for the base alone.
         slot: attribute of the module that this is.
         shadowed: what was there before, if the module had one of its own.
+        stack: factors of the last mixed batch.
     """
 
     def __init__(self, module: torch.nn.Module, path: str, use: Use | None) -> None:
@@ -50,7 +53,7 @@ class Layer:
         # accelerate has a forward of its own around the true one, which it calls once the weights are there.
         self.slot = "_old_forward" if "_hf_hook" in own and "_old_forward" in own else "forward"
         self.shadowed: Any = own.get(self.slot)
-        self._stacked: tuple[Any, Stack] | None = None
+        self.stack: Stack | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The forward pass of the module."""
@@ -96,23 +99,22 @@ class Layer:
         tensor: torch.Tensor = self._home(name)[name]
         return tensor
 
-    def stacked(self, groups: Groups, device: torch.device) -> Stack:
-        """The factors of several choices as one batch; those that were last asked for are kept.
+    def stacked(self, groups: Sequence[Group], device: torch.device) -> Stack:
+        """The factors of several choices as one batch, in the order of the last time, for which it is kept.
 
         Args:
-            groups: parts of each choice, with their weights; all of them `skillpack.grafting.overlay.parts.Factors`.
+            groups: parts of each choice.
             device: where they are needed.
         """
-        key = groups, device
-        if self._stacked is None or self._stacked[0] != key:
+        if self.stack is None or self.stack.device != device or set(self.stack.groups) != set(groups):
             assert self.use is not None
             with torch.inference_mode(False):
-                self._stacked = key, Stack.of(groups, self.use, device)
-        return self._stacked[1]
+                self.stack = Stack(groups, self.use, device)
+        return self.stack
 
     def forget(self) -> None:
         """Give up what is kept for mixed batches."""
-        self._stacked = None
+        self.stack = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Layer:
         """A copied model goes on with what applies now, whatever is selected later for this one."""
@@ -133,7 +135,7 @@ class Layer:
                 f"A model cannot be pickled while skills apply to it in overlay mode ({self.path})",
                 hint="Take them off first: host.ungraft(). What save_pretrained and state_dict save is the base.",
             )
-        return vars(self) | {"_stacked": None}
+        return vars(self) | {"stack": None}
 
     def _home(self, name: str) -> dict[str, Any]:
         own: dict[str, Any] = vars(self.module)

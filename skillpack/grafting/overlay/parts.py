@@ -6,7 +6,9 @@ The arithmetic is fp32 throughout: inputs and factors are widened, and the sum i
 from __future__ import annotations
 
 import threading
+import warnings
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,6 +17,8 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy.typing as npt
+
     from skillpack.codecs.protocol import DeltaFactors
     from skillpack.tensors import Floats
 
@@ -22,11 +26,13 @@ _FEW_ROWS: Final = 4
 """Rows are kept alone if at most one in so many is not zero."""
 _FEW_ENTRIES: Final = 20
 """The same for entries: a sparse product takes about as much longer for each."""
-_WIDENED: Final = 1 << 19
+WIDENED: Final = 1 << 19
 """Entries of a factor that are widened at a time, so that they are multiplied before they leave a processor's cache."""
 
-_SMALL: Final = 1 << 18
+_SMALL: Final = 1 << 14
 """Entries below which fresh memory costs nothing worth mentioning."""
+_MANY_ZEROS: Final = 1 << 18
+"""Entries below which a sparse product beside the other is not worth its call."""
 
 
 class Use(Enum):
@@ -96,18 +102,25 @@ class Factors(Part):
     Factors stay as narrow as a skill has them. For few tokens they take as long as reading them takes, and what is
     widened is multiplied at once.
 
+    Of a vocabulary most rows have a part in few of the products only. What is mostly zeros comes last there, and
+    linear modules multiply it as a sparse matrix.
+
     Attributes:
-        near: of shape (columns, rank); int16 or fp32.
+        near: of shape (columns, rank); int8, int16 or fp32.
         far: of shape (rank, rows), in this order since products of few tokens take a third of the time so.
         scales: fp32 of shape (rank,); what each column of `near` is multiplied by.
+        full: how many rows of `far` are not mostly zeros.
+        sparse: the others once more, as sparse fp32 of shape (rows, rank - full); None if there are too few.
     """
 
     anchor = "near"
 
     def __init__(self, factors: DeltaFactors) -> None:
-        self.near = torch.from_numpy(np.ascontiguousarray(factors.columns))
-        self.far = torch.from_numpy(np.ascontiguousarray(factors.rows.T))
-        self.scales = torch.from_numpy(factors.scales)
+        order, self.full = _order(factors)
+        self.near = torch.from_numpy(np.ascontiguousarray(_narrow(factors.columns)[:, order]))
+        self.far = torch.from_numpy(np.ascontiguousarray(_narrow(factors.rows).T[order]))
+        self.scales = torch.from_numpy(factors.scales[order])
+        self.sparse = None if self.full == self.rank else _compressed(self.far[self.full :].T)
 
     @property
     def rank(self) -> int:
@@ -130,15 +143,19 @@ class Factors(Part):
 
     def apply(self, use: Use, x: torch.Tensor) -> torch.Tensor:
         """See `Part`."""
-        first, second = self.sides(use)
-        y = x.new_zeros((x.shape[0], second.shape[1]), dtype=torch.float32)
-        add_product(y, self._reduced(use, first, x), second)
+        outputs = self.shape[0] if use is Use.LINEAR else self.shape[1]
+        y = x.new_zeros((x.shape[0], outputs), dtype=torch.float32)
+        self.add_to(y, use, x, 1.0)
         return y
 
     def add_to(self, y: torch.Tensor, use: Use, x: torch.Tensor, weight: float) -> None:
         """See `Part`."""
         first, second = self.sides(use)
-        add_product(y, self._reduced(use, first, x), second, weight)
+        reduced = self._reduced(use, first, x)
+        if use is Use.LINEAR and self.sparse is not None and _can_be_sparse(y, reduced):
+            add_sparse_product(y, reduced[:, self.full :], self.sparse, weight)
+            reduced, second = reduced[:, : self.full], second[: self.full]
+        add_product(y, reduced, second, weight)
 
     def add_to_matrix(self, matrix: torch.Tensor, weight: float) -> None:
         """Add the product itself, times a weight, to an fp32 matrix, in place."""
@@ -150,11 +167,83 @@ class Factors(Part):
         return found * self.scales
 
 
+def _narrow(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same as bytes if they are integers that fit."""
+    fit = values.dtype == np.int16 and values.size and values.min() >= -128 and values.max() < 128
+    return values.astype(np.int8) if fit else values
+
+
+def _order(factors: DeltaFactors) -> tuple[npt.NDArray[np.intp], int]:
+    """In which order to keep the columns of factors, and how many of them to multiply as they are."""
+    rows, rank = factors.rows.shape
+    present = np.count_nonzero(factors.rows, axis=0)
+    order = np.argsort(-present, kind="stable")
+    full = int((present * _FEW_ENTRIES > rows).sum())
+    if (rank - full) * rows < _MANY_ZEROS or not _has_sparse_products():
+        return np.arange(rank), rank
+    return order, full
+
+
+def _compressed(values: torch.Tensor) -> torch.Tensor:
+    """The same in fp32, of which only what is not zero is kept, row by row."""
+    with warnings.catch_warnings():
+        # That this layout may still change in PyTorch says nothing to those who load a skill.
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+        found = values.float().to_sparse_csr()
+        # MKL takes 32 bits, and others would be copied for each product.
+        places = found.crow_indices().int(), found.col_indices().int()
+        return torch.sparse_csr_tensor(*places, found.values(), found.shape, check_invariants=True)
+
+
+@cache
+def _has_sparse_products() -> bool:
+    """Whether this build of PyTorch adds sparse products to a processor's memory; it does with MKL alone."""
+    try:
+        y = torch.zeros(1, 2)
+        add_sparse_product(y, torch.ones(1, 1), _compressed(torch.ones(2, 1)), 1.0)
+    except RuntimeError:
+        return False
+    return bool((y == 1).all())
+
+
+def with_gradient(x: torch.Tensor) -> bool:
+    """Whether autograd follows what is made of an input."""
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+def _can_be_sparse(y: torch.Tensor, x: torch.Tensor) -> bool:
+    simple = y.device.type == "cpu" and y.dtype == torch.float32
+    return simple and not with_gradient(x) and not torch.compiler.is_compiling()
+
+
+def add_sparse_product(y: torch.Tensor, x: torch.Tensor, factor: torch.Tensor, weight: float) -> None:
+    """Add x @ factor.T to an output, in place.
+
+    Args:
+        y: fp32 of shape (tokens, outputs), whose rows are contiguous; may be a view.
+        x: fp32 of shape (tokens, rank).
+        factor: sparse fp32 of shape (outputs, rank).
+        weight: what the product is multiplied by.
+    """
+    y.T.addmm_(factor, x.T, alpha=weight)
+
+
 class _Scratch(threading.local):
     """Memory of each thread for what is widened. Fresh memory would take longer than widening: the system clears it."""
 
     def __init__(self) -> None:
-        self.buffer = torch.empty(0)
+        self._buffer = torch.empty(0)
+        self._views: dict[torch.Size, torch.Tensor] = {}
+
+    def of(self, shape: torch.Size) -> torch.Tensor:
+        """Memory for fp32 of a shape."""
+        if shape not in self._views:
+            with torch.inference_mode(False):
+                if self._buffer.numel() < shape.numel():
+                    self._buffer = torch.empty(max(WIDENED, shape.numel()))
+                    self._views.clear()
+                self._views[shape] = self._buffer[: shape.numel()].view(shape)
+        return self._views[shape]
 
 
 _SCRATCH: Final = _Scratch()
@@ -165,11 +254,7 @@ def widened(factor: torch.Tensor) -> torch.Tensor:
     easy = factor.dtype == torch.float32 or factor.numel() < _SMALL
     if easy or factor.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return factor.float()
-    count = factor.numel()
-    if _SCRATCH.buffer.numel() < count:
-        with torch.inference_mode(False):
-            _SCRATCH.buffer = torch.empty(max(_WIDENED, count))
-    return _SCRATCH.buffer[:count].view(factor.shape).copy_(factor)
+    return _SCRATCH.of(factor.shape).copy_(factor)
 
 
 def add_product(y: torch.Tensor, x: torch.Tensor, factor: torch.Tensor, weight: float = 1.0) -> None:
@@ -182,69 +267,13 @@ def add_product(y: torch.Tensor, x: torch.Tensor, factor: torch.Tensor, weight: 
         weight: what the product is multiplied by.
     """
     outputs = factor.shape[1]
-    width = max(1, min(outputs, _WIDENED // max(1, factor.shape[0])))
+    width = max(1, min(outputs, WIDENED // max(1, factor.shape[0])))
     for start in range(0, outputs, width):
         out, some = (y, factor) if width == outputs else (whole[:, start : start + width] for whole in (y, factor))
         if out.dtype == torch.float32:
             out.addmm_(x, widened(some), alpha=weight)
         else:
             out.add_(x @ widened(some), alpha=weight)
-
-
-Groups = tuple[tuple[tuple[Factors, float], ...], ...]
-"""The parts of several choices of skills, each with its weight."""
-
-
-class Stack:
-    """Factors of several choices as one batch, so that each token meets those of its own choice and no others.
-
-    Attributes:
-        first: of shape (choices, inputs, rank); int16 or fp32. Shorter ones end in zeros, as below.
-        second: blocks of outputs, each of shape (choices, rank, some outputs) and small enough to be widened in one go.
-        scales: fp32 of shape (choices, 1, rank), weights included.
-    """
-
-    def __init__(self, first: torch.Tensor, second: list[torch.Tensor], scales: torch.Tensor) -> None:
-        self.first, self.second, self.scales = first, second, scales
-
-    @classmethod
-    def of(cls, groups: Groups, use: Use, device: torch.device) -> Stack:
-        """Copy factors side by side; the parts are moved to the device."""
-        for part in (part for group in groups for part, _ in group):
-            part.to(device)
-        sides = [[part.sides(use) for part, _ in group] for group in groups]
-        rank = max(sum(part.rank for part, _ in group) for group in groups)
-        narrow = all(side.dtype == torch.int16 for group in sides for pair in group for side in pair)
-        options: Any = {"dtype": torch.int16 if narrow else torch.float32, "device": device}
-        first = torch.zeros((len(groups), sides[0][0][0].shape[0], rank), **options)
-        outputs = sides[0][0][1].shape[1]
-        width = max(1, _WIDENED // max(1, len(groups) * rank))
-        starts = range(0, outputs, width)
-        second = [torch.zeros((len(groups), rank, min(width, outputs - start)), **options) for start in starts]
-        scales = torch.zeros((len(groups), 1, rank), device=device)
-        for place, (group, pairs) in enumerate(zip(groups, sides, strict=True)):
-            start = 0
-            for (part, weight), (near, far) in zip(group, pairs, strict=True):
-                columns = slice(start, start + part.rank)
-                first[place, :, columns] = near
-                for block, at in zip(second, starts, strict=True):
-                    block[place, columns] = far[:, at : at + width]
-                scales[place, 0, columns] = part.scales * weight
-                start += part.rank
-        return cls(first, second, scales)
-
-    def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """What the deltas make of inputs.
-
-        Args:
-            x: fp32 of shape (choices, tokens, inputs).
-
-        Returns:
-            fp32 of shape (choices, tokens, outputs).
-        """
-        reduced = torch.bmm(x, widened(self.first)) * self.scales
-        found = [torch.bmm(reduced, widened(block)) for block in self.second]
-        return found[0] if len(found) == 1 else torch.cat(found, 2)
 
 
 class Dense(Part):
@@ -330,13 +359,20 @@ def with_added(y: torch.Tensor, x: torch.Tensor, use: Use, add: Callable[[torch.
         add: adds to its first argument, of shape (tokens, outputs), what belongs to its second, of shape
             (tokens, inputs) or for lookups (tokens,).
     """
-    out = y.clone() if y.requires_grad or not y.is_contiguous() else y
+    out = writable(y)
     flat = x.reshape(-1) if use is Use.LOOKUP else x.reshape(-1, x.shape[-1]).float()
     add(out.view(-1, out.shape[-1]), flat)
     return out
 
 
+def writable(y: torch.Tensor) -> torch.Tensor:
+    """An output that may be written to: a copy if autograd may need it as it is."""
+    return y.clone() if y.requires_grad or not y.is_contiguous() else y
+
+
 def _nbytes(value: torch.Tensor) -> int:
+    if value.layout == torch.sparse_csr:
+        return value.crow_indices().nbytes + value.col_indices().nbytes + value.values().nbytes
     if value.is_sparse:
         return value.indices().nbytes + value.values().nbytes
     return value.nbytes

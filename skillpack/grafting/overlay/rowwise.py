@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from skillpack.errors import UsageError
 from skillpack.grafting.overlay.layer import Uniform, first_input
-from skillpack.grafting.overlay.parts import Factors, Use, with_added
+from skillpack.grafting.overlay.parts import Factors, Use, with_added, with_gradient, writable
+from skillpack.grafting.overlay.stacks import Seats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from skillpack.grafting.overlay.layer import Layer
-    from skillpack.grafting.overlay.parts import Groups
+    from skillpack.grafting.overlay.stacks import Group, Stack
 
 Choice = tuple[tuple[str, float], ...]
 """Digest and weight of each skill; empty for the base alone."""
@@ -71,20 +72,6 @@ class Spread:
         return self._of_row.repeat_interleave(count // self.rows)
 
 
-class _Seats(NamedTuple):
-    """Rows of a batch, sorted by group and filled up to the same number for each.
-
-    Attributes:
-        rows: which row each seat has; int64.
-        taken: the seats that are not there to fill up.
-        of: the rows that these have.
-    """
-
-    rows: torch.Tensor
-    taken: torch.Tensor
-    of: torch.Tensor
-
-
 @dataclass(eq=False)
 class RowWise:
     """What a layer does for a mixed batch.
@@ -105,7 +92,7 @@ class RowWise:
         """The whole module is run for the rows of each choice, one after another."""
         return self._blends and not self.stacked
 
-    @property
+    @cached_property
     def _blends(self) -> bool:
         return any(choice is not None and bool(choice.blends) for choice in self.choices)
 
@@ -122,7 +109,7 @@ class RowWise:
 
     def _run(self, layer: Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         x = first_input(args, kwargs)
-        if x.shape[0] == 1 < self.spread.size and layer.use is Use.LOOKUP:
+        if layer.use is Use.LOOKUP and x.shape[0] == 1 < self.spread.size:
             # Positions are looked up once for all rows.
             x = x.expand(self.spread.size, *x.shape[1:])
             args, kwargs = (x, *args[1:]), kwargs if args else {}
@@ -137,8 +124,18 @@ class RowWise:
     def _added(self, layer: Layer, x: torch.Tensor, y: torch.Tensor) -> Any:
         use = layer.use
         tokens = x.numel() if use is Use.LOOKUP else x.numel() // max(1, x.shape[-1])
-        if use is not Use.LOOKUP and tokens <= _FEW_TOKENS and self._groups is not None:
-            return with_added(y, x, use, lambda out, flat: self._add_stacked(layer, x.shape[0], out, flat))  # type: ignore[arg-type]
+        if (
+            use is not Use.LOOKUP
+            and tokens <= _FEW_TOKENS
+            and self._are_factors
+            and self._distinct
+            and not with_gradient(x)
+        ):
+            out = writable(y)
+            stack, seats = self._stacked(layer, x.shape[0], x.device)
+            rows = x.reshape(x.shape[0], -1, x.shape[-1]).float()
+            stack.add_to(out.view(x.shape[0], -1, out.shape[-1]), rows, seats)
+            return out
         places = self.spread.of(x.shape[0], x.device)
         each = tokens // x.shape[0]
 
@@ -150,52 +147,29 @@ class RowWise:
         return with_added(y, x, use, add)  # type: ignore[arg-type]
 
     @cached_property
-    def _groups(self) -> Groups | None:
-        """What the choices add, in one order whatever that of the rows; None if something is no product of factors."""
-        found: set[tuple[tuple[Factors, float], ...]] = set()
-        for choice in self.choices:
-            added = [] if choice is None else choice.added
-            group = tuple((part, weight) for part, weight in added if isinstance(part, Factors))
-            if len(group) < len(added):
-                return None
-            if group:
-                found.add(group)
-        return tuple(sorted(found, key=lambda group: [(id(part), weight) for part, weight in group]))
+    def _groups(self) -> list[Group | None]:
+        """What each choice adds; None where nothing."""
+        return [None if choice is None else tuple(choice.added) or None for choice in self.choices]  # type: ignore[arg-type]
 
-    def _add_stacked(self, layer: Layer, count: int, out: torch.Tensor, flat: torch.Tensor) -> None:
-        """All rows through their own factors at once: for few tokens the number of calls is what counts."""
-        key = "rows", count, flat.device
-        if key not in self._cached:
-            self._cached[key] = self._seats(count, flat.device)
-        groups, seats = self._groups, self._cached[key]
-        if not groups:
-            return
-        stack = layer.stacked(groups, flat.device)
-        tokens = flat.view(count, -1, flat.shape[1])
-        found = stack.apply(tokens[seats.rows].view(len(groups), -1, flat.shape[1]))
-        added = found.view(len(seats.rows), -1, found.shape[2])[seats.taken]
-        rows = out.view(count, -1, out.shape[1])
-        if out.dtype == torch.float32:
-            rows.index_add_(0, seats.of, added)
-        else:
-            rows[seats.of] = (rows[seats.of].float() + added).to(out.dtype)
+    @cached_property
+    def _distinct(self) -> list[Group]:
+        return list(dict.fromkeys(group for group in self._groups if group is not None))
 
-    def _seats(self, count: int, device: torch.device) -> _Seats:
-        """Which row sits where in a batch that has as many rows for each group."""
-        groups = {group: place for place, group in enumerate(self._groups or ())}
-        of_choice = [-1 if choice is None else groups.get(tuple(choice.added), -1) for choice in self.choices]  # type: ignore[arg-type]
-        belongs = torch.tensor(of_choice)[self.spread.expanded(count)]
-        rows = [(belongs == place).nonzero()[:, 0] for place in range(len(groups))]
-        most = max((len(each) for each in rows), default=0)
-        padded = [torch.cat([each, each.new_zeros(most - len(each))]) for each in rows]
-        taken = [torch.arange(most) < len(each) for each in rows]
-        with torch.inference_mode(False):
-            empty = torch.zeros(0, dtype=torch.int64)
-            return _Seats(
-                torch.cat([*padded, empty]).to(device),
-                torch.cat([*taken, empty.bool()]).nonzero()[:, 0].to(device),
-                torch.cat([*rows, empty]).to(device),
-            )
+    @cached_property
+    def _are_factors(self) -> bool:
+        return all(isinstance(part, Factors) for group in self._distinct for part, _ in group)
+
+    def _stacked(self, layer: Layer, count: int, device: torch.device) -> tuple[Stack, Seats]:
+        """The factors of all choices, and which row of a batch meets which."""
+        key = "seats", count, device
+        if key not in self._cached or self._cached[key][0] is not layer.stack:
+            stack = layer.stacked(self._distinct, device)
+            places = {group: place for place, group in enumerate(stack.groups)}
+            of_choice = torch.tensor([-1 if group is None else places[group] for group in self._groups])
+            seats = Seats.of_groups(of_choice[self.spread.expanded(count)], len(places), device)
+            self._cached[key] = stack, seats
+        found: tuple[Stack, Seats] = self._cached[key]
+        return found
 
     def _stack(self, layer: Layer, x: torch.Tensor) -> dict[str, torch.Tensor]:
         names = sorted({name for choice in self.choices if choice is not None for name in choice.blends})

@@ -158,13 +158,7 @@ def _direction(skill: Skill, entry: TensorEntry, live: LiveBase) -> torch.Tensor
     if factors is not None:
         return first_right(factors.left, factors.right)
     reference = live.read(entry.reference)
-    decoded = skill.decode(entry, reference)
-    if decoded.delta is not None:
-        delta = decoded.delta
-    elif decoded.value is not None:
-        delta = decoded.value.float32() - reference.float32()
-    else:
-        return None
+    delta = skill.decode(entry, reference).difference(reference)
     return first_right(delta, np.eye(delta.shape[1], dtype=np.float32))
 
 

@@ -6,10 +6,9 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from skillpack.cli.learning_methods import LEARNED
 from skillpack.cli.root import root
 from skillpack.composing.learned import METHODS
-from skillpack.composing.registry import _LEARNED
+from skillpack.composing.names import LEARNED
 
 
 @pytest.fixture
@@ -57,10 +56,6 @@ def test_a_mask_is_not_made_again_without_its_texts(tiny, run, files):
     again = run("--again", "core", "--base", tiny.base)
     assert again.exit_code == 2
     assert "learns from texts" in again.output
-
-
-def test_the_registry_and_the_command_know_the_same_methods():
-    assert sorted(_LEARNED) == sorted(LEARNED)
 
 
 def test_twin_parts_on_the_command_line(tiny, run):
