@@ -31,6 +31,10 @@ WIDENED: Final = 1 << 19
 
 _SMALL: Final = 1 << 14
 """Entries below which fresh memory costs nothing worth mentioning."""
+_BYTE: Final = 127
+"""The largest integer that is kept as a byte."""
+_FEW_MORE: Final = 8
+"""Bytes are worth one more column in so many."""
 _MANY_ZEROS: Final = 1 << 18
 """Entries below which a sparse product beside the other is not worth its call."""
 
@@ -99,8 +103,8 @@ class Part:
 class Factors(Part):
     """A product of two thin matrices.
 
-    Factors stay as narrow as a skill has them. For few tokens they take as long as reading them takes, and what is
-    widened is multiplied at once.
+    Factors stay narrow. For few tokens they take as long as reading them takes, and what is widened is multiplied at
+    once. Integers are bytes: of a few columns that have larger ones, each becomes some that add up to it.
 
     Of a vocabulary most rows have a part in few of the products only. What is mostly zeros comes last there, and
     linear modules multiply it as a sparse matrix.
@@ -116,9 +120,10 @@ class Factors(Part):
     anchor = "near"
 
     def __init__(self, factors: DeltaFactors) -> None:
+        factors = _in_bytes(factors)
         order, self.full = _order(factors)
-        self.near = torch.from_numpy(np.ascontiguousarray(_narrow(factors.columns)[:, order]))
-        self.far = torch.from_numpy(np.ascontiguousarray(_narrow(factors.rows).T[order]))
+        self.near = torch.from_numpy(np.ascontiguousarray(factors.columns[:, order]))
+        self.far = torch.from_numpy(np.ascontiguousarray(factors.rows.T[order]))
         self.scales = torch.from_numpy(factors.scales[order])
         self.sparse = None if self.full == self.rank else _compressed(self.far[self.full :].T)
 
@@ -167,10 +172,39 @@ class Factors(Part):
         return found * self.scales
 
 
-def _narrow(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same as bytes if they are integers that fit."""
-    fit = values.dtype == np.int16 and values.size and values.min() >= -128 and values.max() < 128
-    return values.astype(np.int8) if fit else values
+def _in_bytes(factors: DeltaFactors) -> DeltaFactors:
+    """The same product of 8-bit integers and at most an eighth more columns; where that cannot be, as it is."""
+    rows, columns, scales = factors
+    if rows.dtype != np.int16 or columns.dtype != np.int16:
+        return factors
+    if (_pieces(rows) * _pieces(columns)).sum() > len(scales) + len(scales) // _FEW_MORE:
+        return factors
+    rows, columns, scales = _split(rows, columns, scales)
+    columns, rows, scales = _split(columns, rows, scales)
+    return factors._replace(rows=rows.astype(np.int8), columns=columns.astype(np.int8), scales=scales)
+
+
+def _pieces(side: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
+    """How many columns of bytes add up to each column."""
+    largest = np.abs(side.astype(np.int64)).max(axis=0, initial=1)
+    return -(-largest // _BYTE)
+
+
+def _split(
+    side: npt.NDArray[np.int16], other: npt.NDArray[np.int16], scales: Floats
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16], Floats]:
+    """The same product with columns of one side that fit into bytes."""
+    found = []
+    while len(scales):
+        part = np.clip(side, -_BYTE, _BYTE)
+        found.append((part, other, scales))
+        rest = side - part
+        more = rest.any(axis=0)
+        side, other, scales = rest[:, more], other[:, more], scales[more]
+    if not found:
+        return side, other, scales
+    sides, others, weights = zip(*found, strict=True)
+    return np.hstack(sides), np.hstack(others), np.concatenate(weights)
 
 
 def _order(factors: DeltaFactors) -> tuple[npt.NDArray[np.intp], int]:

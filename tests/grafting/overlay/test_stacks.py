@@ -62,6 +62,20 @@ def test_integers_are_kept_as_narrow_as_they_are(magnitude, dtype):
     assert part.near.dtype == part.far.dtype == dtype
 
 
+@pytest.mark.parametrize("side", ["rows", "columns", "both"])
+def test_few_columns_of_larger_integers_become_several_of_bytes(side):
+    made = factors(0, 64)
+    if side != "columns":
+        made.rows[5, 3], made.rows[:, 7] = -300, made.rows[:, 7] * 2
+    if side != "rows":
+        made.columns[2, 7], made.columns[0, 9] = 128, -255
+    part = Factors(made)
+    assert part.near.dtype == part.far.dtype == torch.int8
+    assert part.rank == 64 + {"rows": 3, "columns": 3, "both": 7}[side]
+    product = (part.far.T.double() * part.scales.double()) @ part.near.T.double()
+    assert torch.allclose(product, delta(made), rtol=1e-6, atol=0.05)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("use", [Use.LINEAR, Use.TRANSPOSED])
 @pytest.mark.parametrize("belongs", [[0, 1, 2], [2, 0, 1], [1, -1, 1, 0], [-1, 2], [0, 0, 1, 1, 2, 2]], ids=str)
