@@ -40,7 +40,7 @@ def host(
     base: str | Path = "copy",
     store: StoreLike = None,
     branch: str = "main",
-    cache_bytes: int = _CACHE,
+    cache_bytes: int | None = None,
 ) -> Host:
     """Make a live model the host of skills. Nothing is written before a skill is grafted.
 
@@ -53,7 +53,8 @@ def host(
             which takes no memory, and also proves the base of a model that was loaded as fp16.
         store: where the skills are.
         branch: branch of the library.
-        cache_bytes: in merged mode, memory for the weights of skills that were on lately; 0 for none.
+        cache_bytes: memory for whole weights that skills make, 0 for none: in merged mode for those that were on
+            lately, by default 2 GiB; in overlay mode for blended ones, by default four thirds of the model's own.
 
     Returns:
         The host. A model with skills on it keeps the one that it has.
@@ -90,12 +91,19 @@ class Host:
     """
 
     def __init__(
-        self, model: torch.nn.Module, *, mode: Mode, base: str | Path, store: StoreLike, branch: str, cache_bytes: int
+        self,
+        model: torch.nn.Module,
+        *,
+        mode: Mode,
+        base: str | Path,
+        store: StoreLike,
+        branch: str,
+        cache_bytes: int | None,
     ) -> None:
         if mode not in {"merged", "overlay"}:
             raise UsageError(f"There is no mode {mode!r}", hint='Modes are "merged" and "overlay".')
-        if cache_bytes < 0:
-            raise UsageError(f"cache_bytes cannot be {cache_bytes}", hint="0 keeps no weights of former skills.")
+        if cache_bytes is not None and cache_bytes < 0:
+            raise UsageError(f"cache_bytes cannot be {cache_bytes}", hint="0 keeps no weights that skills make.")
         self.model = model
         self.mode = mode
         self._lock = threading.RLock()
@@ -117,9 +125,9 @@ class Host:
         if mode == "overlay":
             from skillpack.grafting.overlaid import Overlaid
 
-            self._engine: Any = Overlaid(inner, places, self._base)
+            self._engine: Any = Overlaid(inner, places, self._base, cache_bytes)
         else:
-            self._engine = Merged(self._base, cache_bytes, pinned=base == "pinned")
+            self._engine = Merged(self._base, _CACHE if cache_bytes is None else cache_bytes, pinned=base == "pinned")
 
     @property
     def installed(self) -> tuple[Grafted, ...]:

@@ -25,12 +25,15 @@ class Overlaid:
         model: the live model.
         places: where its tensors are.
         base: the model as a base.
+        kept_bytes: see `Overlay`.
     """
 
-    def __init__(self, model: torch.nn.Module, places: Mapping[str, Place], base: LiveBase) -> None:
+    def __init__(
+        self, model: torch.nn.Module, places: Mapping[str, Place], base: LiveBase, kept_bytes: int | None = None
+    ) -> None:
         self._places = places
         self._base = base
-        self._overlay = Overlay(model, places, base)
+        self._overlay = Overlay(model, places, base, kept_bytes)
         self._resident: dict[str, Active] = {}
         self.active: tuple[Active, ...] = ()
 

@@ -46,8 +46,8 @@ class Overlay:
         model: the live model.
         places: where its tensors are, see `skillpack.grafting.places.find_places`.
         base: the same as a base, if it was already checked against skills.
-        kept_bytes: memory for weights that are blended for a choice of skills, see `Blends`; by default as much as the
-            model's own.
+        kept_bytes: memory for weights that are blended for a choice of skills, see `Blends`; by default four thirds
+            of the model's own.
         fold: factors are blended with their matrix where one choice serves all rows, those first that cost most of
             its own work, in a quarter of `kept_bytes`, so that four choices can alternate without computing any anew.
             That pays for choices that stay. Where they are many, weights would be computed again and again.
@@ -67,7 +67,7 @@ class Overlay:
         self._fold = fold
         tensors = {id(place.tensor): place.tensor for place in places.values()}
         own = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        self._blends = Blends(own if kept_bytes is None else kept_bytes)
+        self._blends = Blends(own * _FOLDED // 3 if kept_bytes is None else kept_bytes)
         self._resident: dict[str, Prepared] = {}
         self._layers: dict[int, Layer] = {}
         self._selected: Choice = ()

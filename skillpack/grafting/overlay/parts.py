@@ -31,6 +31,8 @@ WIDENED: Final = 1 << 19
 
 _SMALL: Final = 1 << 14
 """Entries below which fresh memory costs nothing worth mentioning."""
+_FEW_IN_COLUMN: Final = 50
+"""Columns of factors are multiplied as sparse ones if at most one entry in so many is not zero."""
 _BYTE: Final = 127
 """The largest integer that is kept as a byte."""
 _FEW_MORE: Final = 8
@@ -212,7 +214,7 @@ def _order(factors: DeltaFactors) -> tuple[npt.NDArray[np.intp], int]:
     rows, rank = factors.rows.shape
     present = np.count_nonzero(factors.rows, axis=0)
     order = np.argsort(-present, kind="stable")
-    full = int((present * _FEW_ENTRIES > rows).sum())
+    full = int((present * _FEW_IN_COLUMN > rows).sum())
     if (rank - full) * rows < _MANY_ZEROS or not _has_sparse_products():
         return np.arange(rank), rank
     return order, full

@@ -370,3 +370,15 @@ def test_memory_is_told(llama):
     weights = sum(weight.nbytes for weight in model.parameters())
     by_name = {each.name: each.nbytes for each in host.resident}
     assert 0 < by_name["thin"] < by_name["exact"] <= weights
+
+
+@pytest.mark.parametrize("cache_bytes", [0, None])
+def test_memory_for_whole_weights_is_bounded_as_asked(llama, batch, close, cache_bytes):
+    model, ids = llama.load(), batch(2, 9)
+    host = skillpack.host(model, mode="overlay", store=llama.store, cache_bytes=cache_bytes)
+    host.graft("wide")
+    found = logits(model, ids)
+    assert close(found, logits(llama.merged(wide=1), ids))
+    blends = host._engine._overlay._blends
+    assert (blends.nbytes > 0) == (cache_bytes is None)
+    assert blends.nbytes <= blends.limit
