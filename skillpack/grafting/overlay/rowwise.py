@@ -6,6 +6,7 @@ answers to a prompt) or flattened with the tokens of a row side by side: of n, t
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -162,14 +163,15 @@ class RowWise:
     def _stacked(self, layer: Layer, count: int, device: torch.device) -> tuple[Stack, Seats]:
         """The factors of all choices, and which row of a batch meets which."""
         key = "seats", count, device
-        if key not in self._cached or self._cached[key][0] is not layer.stack:
+        stack = layer.stack
+        if stack is None or key not in self._cached or self._cached[key][0]() is not stack:
             stack = layer.stacked(self._distinct, device)
             places = {group: place for place, group in enumerate(stack.groups)}
             of_choice = torch.tensor([-1 if group is None else places[group] for group in self._groups])
             seats = Seats.of_groups(of_choice[self.spread.expanded(count)], len(places), device)
-            self._cached[key] = stack, seats
-        found: tuple[Stack, Seats] = self._cached[key]
-        return found
+            # The layer alone decides how long a stack is held: it is as large as the factors of all choices.
+            self._cached[key] = weakref.ref(stack), seats
+        return stack, self._cached[key][1]
 
     def _stack(self, layer: Layer, x: torch.Tensor) -> dict[str, torch.Tensor]:
         names = sorted({name for choice in self.choices if choice is not None for name in choice.blends})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import itertools
 import pickle
 import random
+import weakref
 from collections import OrderedDict
 
 import pytest
@@ -382,3 +384,19 @@ def test_memory_for_whole_weights_is_bounded_as_asked(llama, batch, close, cache
     blends = host._engine._overlay._blends
     assert (blends.nbytes > 0) == (cache_bytes is None)
     assert blends.nbytes <= blends.limit
+
+
+def test_factors_of_the_last_mixed_batch_alone_are_held(llama, batch):
+    model, ids = llama.load(), batch(2, 4)
+    engine = llama.overlay(model)
+    held = []
+    for rows in ([llama.choice(thin=1), llama.choice(wide=1)], [llama.choice(thin=1), ()]):
+        with engine.rows(rows):
+            logits(model, ids)
+        held.append([weakref.ref(layer.stack) for layer in engine._layers.values() if layer.stack is not None])
+    gc.collect()
+    last = {id(layer.stack) for layer in engine._layers.values()}
+    assert held[0]
+    assert held[1]
+    assert all(stack() is None or id(stack()) in last for each in held for stack in each)
+    assert any(stack() is None for stack in held[0])
