@@ -41,10 +41,11 @@ class Decoded(NamedTuple):
     delta: Floats | None
     rows: Tensor | None
 
-    def difference(self, reference: Tensor) -> Floats:
+    def difference(self, name: str, reference: Tensor) -> Floats:
         """What is added to the base's tensor, fp32 of the same extent; of an exact value, what it differs by.
 
         Args:
+            name: of the tensor, for the error.
             reference: the base's tensor.
 
         Raises:
@@ -53,7 +54,7 @@ class Decoded(NamedTuple):
         if self.delta is not None:
             return self.delta
         if self.value is None:
-            raise DamagedSkillError("a tensor decodes to nothing")
+            raise DamagedSkillError(f"tensor {name} decodes to nothing")
         with np.errstate(invalid="ignore", over="ignore"):
             return self.value.float32() - reference.float32()
 

@@ -111,7 +111,7 @@ class Composition:
             decoded = claim.decode()
         delta = decoded.delta
         if delta is None:
-            delta = decoded.difference(self.base.read(str(target.reference)))
+            delta = decoded.difference(target.name, self.base.read(str(target.reference)))
         if delta.shape != target.form[1]:
             raise DamagedSkillError(f"Skill {claim.skill}: tensor {target.name} does not have shape {target.form[1]}")
         return delta

@@ -87,7 +87,7 @@ def known_product(skill: Skill, entry: TensorEntry, shape: tuple[int, int]) -> P
 
 def delta_of(skill: Skill, entry: TensorEntry, reference: Tensor) -> Floats:
     """What the skill adds, fp32 of the tensor's shape."""
-    return skill.decode(entry, reference).difference(reference)
+    return skill.decode(entry, reference).difference(entry.name, reference)
 
 
 def decomposed(delta: Floats, limit: Limit) -> Product:

@@ -105,7 +105,8 @@ def delta_of(skill: Skill, claim: Claim, base: Tensor, device: torch.device) -> 
     factors = None if claim.entry.same_as is not None else skill.factors(claim.entry)
     if factors is not None and _is_thin(factors):
         return Product(torch.from_numpy(factors.left).to(device), torch.from_numpy(factors.right.T.copy()).to(device))
-    return Whole(torch.from_numpy(claim.decode().difference(base)).reshape(claim.entry.shape).to(device))
+    values = claim.decode().difference(claim.entry.name, base)
+    return Whole(torch.from_numpy(values).reshape(claim.entry.shape).to(device))
 
 
 def _is_thin(factors: DeltaFactors) -> bool:

@@ -158,7 +158,7 @@ def _direction(skill: Skill, entry: TensorEntry, live: LiveBase) -> torch.Tensor
     if factors is not None:
         return first_right(factors.left, factors.right)
     reference = live.read(entry.reference)
-    delta = skill.decode(entry, reference).difference(reference)
+    delta = skill.decode(entry, reference).difference(entry.name, reference)
     return first_right(delta, np.eye(delta.shape[1], dtype=np.float32))
 
 
