@@ -21,9 +21,11 @@ import torch
 
 import skillpack
 from benchmarks import results
+from benchmarks.baselines.bitdelta import BitDelta
 from benchmarks.baselines.lora_extraction import LoraExtraction
 from benchmarks.baselines.moments import input_moments
-from benchmarks.comparing.ladders import LADDERS, LORA_RANKS, everything
+from benchmarks.comparing.distilling import distilled_bitdelta
+from benchmarks.comparing.ladders import DISTILLING_RATES, LADDERS, LORA_RANKS, everything
 from benchmarks.comparing.pairs import CALIBRATION, Pair, open_pair
 from benchmarks.comparing.table import CALIBRATED, OURS
 from benchmarks.folders import WEIGHTS, scratch, skill_bytes
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 LORA = "LoRA extraction"
 SHARES = (0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25)
 """Bytes of our skills, as shares of the fine-tune's."""
-CALIBRATED_SHARES = (0.004, 0.008, 0.03)
+CALIBRATED_SHARES = (0.004, 0.008, 0.015, 0.03, 0.06)
 
 _Work = tuple[str, str, "Callable[[Path], tuple[int, float]]"]
 """A method, its setting, and what writes and measures it in a folder: bytes and KL."""
@@ -84,6 +86,8 @@ def _works(pair: Pair, settings: Sequence[Baseline]) -> Iterator[_Work]:
     if pair.task != CLASSIFIER:
         for rank in LORA_RANKS:
             yield LORA, f"rank {rank}", partial(_lora, pair, rank)
+        for rate in DISTILLING_RATES:
+            yield BitDelta.name, f"distilled at {rate:g}", partial(distilled_bitdelta, pair, rate)
     moments = _Moments(pair)
     for method in settings:
         yield method.name, described(method), partial(_baseline, pair, method, moments)

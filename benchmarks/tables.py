@@ -111,6 +111,9 @@ def _speed() -> Iterator[_Row]:
     for name, usage in found["commands"].items():
         figure = f"{usage['seconds']:.2g} s, {_megabytes(usage['peak_anonymous_bytes'], 0)} of memory"
         yield f"`skillpack {name}`, SmolLM2-135M" if name != "--help" else "`skillpack --help`", figure, command
+    for skill in found.get("decoding", ()):
+        what = f"Decoding a skill of {_megabytes(skill['skill_bytes'], 0)} on one core"
+        yield what, f"{_megabytes(skill['bytes_per_second'], 0)} of bf16 delta a second", command
 
 
 def _memory() -> Iterator[_Row]:

@@ -74,10 +74,10 @@ class Yardstick:
             self._wanted = [predict(model, batch) for batch in self._batches]
         self.predictions = sum(len(wanted) for wanted in self._wanted)
 
-    def encode(self, samples: Sequence[Sample]) -> list[Batch]:
-        """Texts as batches."""
+    def encode(self, samples: Sequence[Sample], tokens: int = _BATCH_TOKENS) -> list[Batch]:
+        """Texts as batches of at most so many tokens."""
         limit = REVIEW_TOKENS if self._classes else _TOKENS
-        return encode(samples, self._tokenizer, limit, _BATCH_TOKENS, whole=self._classes)
+        return encode(samples, self._tokenizer, limit, tokens, whole=self._classes)
 
     def load(self, folder: Path) -> Any:
         """The model of a folder, computing in fp32."""

@@ -16,6 +16,8 @@ from skillpack.texts import Sample, read_samples
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
+
     from skillpack.live.batches import Batch
 
 SELF: Final = "self"
@@ -87,15 +89,14 @@ class Trials:
         ]
         return [batch for batches in found for batch in batches]
 
-    def measure(self, folder: Path) -> Measured:
-        """Measure the model in a folder.
+    def measure(self, packed: torch.nn.Module) -> Measured:
+        """Measure a model, as `open_model` gives it.
 
         Raises:
             CheckpointError: it is not a model like the fine-tune.
             NotFiniteError: it predicts NaN or infinity.
         """
         comparison = Comparison(self.tuned, self._tokenizer)
-        packed = open_model(folder)
         comparison.check_alike(packed)
         stage = Stage(self._progress, "measuring", sum(batch.nbytes for batch in self._batches))
         comparison.compare(packed, self._batches, stage, tensors=False)

@@ -19,12 +19,14 @@ from skillpack_store import Repository
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import torch
+
     from skillpack.evaluating.trials import Measured, Trials
     from skillpack.packing.metric import Metric
     from skillpack.packing.packer import Packed
     from skillpack.texts import Sample
 
-_ENOUGH: Final = 32
+_ENOUGH: Final = 16
 """Texts from which on more of them say nothing new about how much a tensor matters."""
 _CLOSE: Final = 0.85
 """A search stops when the divergence is at least this share of what is allowed."""
@@ -134,20 +136,21 @@ class Candidates:
 
     def measure(self, packed: Packed) -> Measured:
         """How far a pack is from the fine-tune."""
-        with self.installed(packed) as folder:
-            return self.trials.measure(folder)
+        return self.trials.measure(self.opened(packed))
 
-    @contextmanager
-    def installed(self, packed: Packed) -> Iterator[Path]:
-        """A folder with the base and a pack on it, installed from a store as a user would; gone afterwards."""
+    def opened(self, packed: Packed) -> torch.nn.Module:
+        """The base with a pack on it, installed from a store as a user would; its files are gone, but for the model."""
         place = self._room / "candidate"
+        # Only here, since transformers takes seconds to load.
+        from skillpack.live.models import open_model
+
         repository = Repository.create(place / "store")
         layers = [(layer, LAYER_TYPE) for layer in packed.payload.layers()]
         skill = repository.put_skill(packed.manifest.dump(), MEDIA_TYPE, layers)
         wanted = Wanted(open_skill(repository, skill.digest, "candidate"), repository)
         install([wanted], self._base, output=place / "model")
         try:
-            yield place / "model"
+            return open_model(place / "model")
         finally:
             shutil.rmtree(place)
 

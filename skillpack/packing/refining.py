@@ -24,7 +24,6 @@ from skillpack.codecs.matrix import matrix_shape
 from skillpack.errors import DataError
 from skillpack.evaluating.scores import divergence, kl_gradient
 from skillpack.evaluating.trials import LEAST_TO_LEARN
-from skillpack.live.models import open_model
 from skillpack.live.precision import weight_gradients
 from skillpack.live.predictions import predict
 from skillpack.packing.divergence import pack_within
@@ -225,10 +224,7 @@ def measured_pack(
         packed = packer.coded_at(step)
         return packed, candidates.measure(packed)
 
-    def refined(packed: Packed) -> tuple[Packed, Measured]:
-        with candidates.installed(packed) as folder:
-            model = open_model(folder)
-        trials, step = candidates.trials, packed.step
+    def refined(step: float, model: torch.nn.Module) -> tuple[Packed, Measured]:
         refine(packer, step, model, trials.tuned, batches=trials.lessons, rounds=rounds, progress=progress)
         try:
             return plain(step)
@@ -238,20 +234,22 @@ def measured_pack(
     def attempt(step: float) -> tuple[Packed, Measured]:
         packed = packer.coded_at(step)
         with closing(packed.payload):
-            return refined(packed)
+            model = candidates.opened(packed)
+        return refined(step, model)
 
-    rounds = _rounds(goal, candidates)
+    trials, rounds = candidates.trials, _rounds(goal, candidates)
     if goal.max_kl is None:
         first = packer.pack()
-        found = candidates.measure(first)
-    else:
-        first, found = pack_within(packer.first_step(), goal.max_kl, plain)
-    if not rounds:
-        return first, found
-    if goal.max_kl is None:
-        second, better = refined(first)
+        model = candidates.opened(first)
+        found = trials.measure(model)
+        if not rounds:
+            return first, found
+        second, better = refined(first.step, model)
         improved = better.kl < found.kl and (goal.size is None or second.size <= goal.size)
     else:
+        first, found = pack_within(packer.first_step(), goal.max_kl, plain)
+        if not rounds:
+            return first, found
         second, better = pack_within(first.step, goal.max_kl, attempt)
         improved = second.size < first.size
     (first if improved else second).payload.close()

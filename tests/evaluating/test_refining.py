@@ -110,8 +110,7 @@ def parts(learned, tmp_path):
     packer = Packer(find_delta(open_checkpoint(base), open_checkpoint(tuned)), Goal(quality=0.95))
     packed = packer.pack()
     trials = open_trials(base, tuned, texts[:16], tmp_path, learn=True)
-    with Candidates(trials, base, tmp_path).installed(packed) as folder:
-        model = open_model(folder)
+    model = Candidates(trials, base, tmp_path).opened(packed)
     with closing(packed.payload):
         yield packer, packed, model, trials
 
@@ -159,8 +158,9 @@ def test_live_weights_are_what_an_install_writes_and_what_is_moved_is_rounded(le
         np.testing.assert_allclose(steps, np.rint(steps), atol=0.1)
         assert np.count_nonzero(np.abs(steps) > 0.5) < 0.2 * steps.size
     again = packer.coded_at(packed.step)
-    with closing(again.payload), Candidates(trials, learned[0], tmp_path).installed(again) as folder:
-        installed = {name: weight.float() for name, weight in open_model(folder).named_parameters()}
+    with closing(again.payload):
+        other = Candidates(trials, learned[0], tmp_path).opened(again)
+    installed = {name: weight.float() for name, weight in other.named_parameters()}
     found = tensors(packer, model, packed.step)
     for name, weight in model.named_parameters():
         if name in found:
@@ -175,5 +175,5 @@ def test_lessons_are_not_measured(learned):
     _, tuned, texts = learned
     trials = Trials(open_model(tuned), open_tokenizer(tuned), texts[:40], learn=True)
     assert sum(len(batch.input_ids) for batch in trials.lessons) == 30
-    assert trials.measure(tuned).samples == 10
-    assert trials.measure(tuned).kl == 0
+    assert trials.measure(open_model(tuned)).samples == 10
+    assert trials.measure(open_model(tuned)).kl == 0
