@@ -148,7 +148,7 @@ def learn_surgery(
     samples = read_samples(data) if isinstance(data, str | Path) else list(data)
     if not samples:
         raise DataError("There are no texts to learn from", hint="Give some of the task: prompts, chats or texts.")
-    both = _Both(repository, base, torch.device(device), progress)
+    both = _Both(repository, branch, base, torch.device(device), progress)
     read = both.read(merged, task, samples, max_tokens=max_tokens, seed=seed, rank=rank)
     bias = fit(read.train, Fitting(rank, steps, batch, rate, seed, device), progress).rounded()
     before, after = distance(read.held_out), distance(read.held_out, bias)
@@ -185,6 +185,7 @@ class _Both:
     """The base on which the merged skill and the expert are put, one after the other."""
 
     repository: Repository
+    branch: str
     base: str | Path
     device: torch.device
     progress: Progress
@@ -196,15 +197,15 @@ class _Both:
         with self._installed(merged) as folder, self._installed(expert) as expert_folder:
             tokenizer = open_tokenizer(folder)
             model = self._opened(expert_folder)
-            head = head_of(model)
-            kind = (type(model).__name__, head.width)
-            _check_rank(rank, head.width)
-            if head.predicts == "next token":
+            width, predicts = head_of(model)[1:]
+            kind = (type(model).__name__, width)
+            _check_rank(rank, width)
+            if predicts == "next token":
                 # Where a prompt has no answer, the task's predictions are along the expert's.
                 samples = complete(model, tokenizer, samples, ANSWER_TOKENS, progress=self.progress)
             groups = []
             for (group,), share in zip(split([samples]), (1, 3), strict=True):
-                most = _STATES // (share * head.width)
+                most = _STATES // (share * width)
                 groups.append(batches_of(group, model, tokenizer, max_tokens=max_tokens, most=most, seed=seed))
             theirs = self._representations(model, groups, "reading with the expert")
             del model
@@ -215,7 +216,7 @@ class _Both:
             Pairs(one, another, torch.cat([batch.sample for batch in batches]))
             for one, another, batches in zip(ours, theirs, groups, strict=True)
         ]
-        return _Read(head.predicts, pairs[0], pairs[1])
+        return _Read(predicts, pairs[0], pairs[1])
 
     def _representations(self, model: Any, groups: Sequence[Sequence[Batch]], what: str) -> list[torch.Tensor]:
         stage = Stage(self.progress, what, sum(batch.nbytes for batches in groups for batch in batches))
@@ -233,7 +234,14 @@ class _Both:
             folder = Path(room) / "model"
             # By digest: the library may move on meanwhile.
             address = f"{skill.name}@{skill.digest}"
-            install(address, self.base, output=folder, store=self.repository, progress=self.progress)
+            install(
+                address,
+                self.base,
+                output=folder,
+                store=self.repository,
+                branch=self.branch,
+                progress=self.progress,
+            )
             yield folder
 
 
