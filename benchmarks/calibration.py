@@ -1,10 +1,11 @@
 """What calibration texts are worth: skills of the same bytes that learned from different texts, or from none.
 
-    python -m benchmarks.calibration [--task city-facts] [--size 2]
+    python -m benchmarks.calibration [--task city-facts] [--size 2] [--again]
 
 SmolLM2-135M-Instruct fine-tuned to write numbers in Spanish (or another task of the suite). The texts are prompts of
 the task that are neither trained nor measured, 8 to 512 of them, or 64 of another task; a quarter of them only decides
-whether what was learned is kept. With 64 of them the parts of what is learned stand alone as well: the sensitivity of
+whether what was learned is kept. What is in the results already is not measured again unless that is asked for, so that
+a run can be continued. With 64 of them the parts of what is learned stand alone as well: the sensitivity of
 tensors by either metric, and errors of rounding that cancel out. Measured on held-out answers, up to 150.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -64,19 +66,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(set(SUITE) - {CLASSIFIER}), default="spanish-numbers")
     parser.add_argument("--size", type=float, default=2.0, help="of the skills, MB")
+    parser.add_argument("--again", action="store_true", help="measure again what has been measured before")
     asked = parser.parse_args()
+    arguments = "" if asked.task == "spanish-numbers" else f"--task {asked.task} --size {asked.size:g}"
+    name = "calibration" if not arguments else f"calibration-{asked.task}"
     held_out = chats(TASKS[asked.task].held_out()[:HELD_OUT])
     own, (foreign, count) = chats(TASKS[asked.task].calibration()), FOREIGN
     lessons = [Lesson("none", None)]
     lessons += [Lesson(f"{len(own[:most])} of its kind", own[:most]) for most in COUNTS if most / 2 < len(own)]
     lessons.append(Lesson(f"{count} of {foreign}", chats(TASKS[foreign].calibration()[:count])))
     lessons += [Lesson(f"{ALONE} of its kind, {name}", own[:ALONE], options) for name, options in PARTS.items()]
-    with scratch() as work:
-        found = [_skill(work, asked.task, round(1e6 * asked.size), lesson, held_out) for lesson in lessons]
-    figures = {"task": asked.task, "held_out_answers": len(held_out), "skills": found}
-    arguments = "" if asked.task == "spanish-numbers" else f"--task {asked.task} --size {asked.size:g}"
-    name = "calibration" if not arguments else f"calibration-{asked.task}"
-    results.save(name, figures, module="calibration", arguments=arguments, machine=True)
+    figures: dict[str, Any] = {"task": asked.task, "held_out_answers": len(held_out), "skills": []}
+    with suppress(FileNotFoundError):
+        figures = figures if asked.again else results.load(name)["figures"]
+    for lesson in lessons:
+        if any(skill["texts"] == lesson.name for skill in figures["skills"]):
+            continue
+        with scratch() as work:
+            figures["skills"].append(_skill(work, asked.task, round(1e6 * asked.size), lesson, held_out))
+        results.save(name, figures, module="calibration", arguments=arguments, machine=True, quiet=True)
 
 
 def _skill(work: Path, task: str, size: int, lesson: Lesson, held_out: Sequence[Sample]) -> dict[str, Any]:

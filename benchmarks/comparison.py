@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 LORA = "LoRA extraction"
 SHARES = (0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25)
 """Bytes of our skills, as shares of the fine-tune's."""
-CALIBRATED_SHARES = (0.004, 0.008, 0.015, 0.03, 0.06)
+CALIBRATED_SHARES = (0.004, 0.008, 0.03, 0.06)
 
 _Work = tuple[str, str, "Callable[[Path], tuple[int, float]]"]
 """A method, its setting, and what writes and measures it in a folder: bytes and KL."""

@@ -56,7 +56,20 @@ def with_table(text: str, table: str) -> str:
 
 def table() -> str:
     """The table of all figures, Markdown."""
-    parts = _exact, _fidelity, _comparison, _classifier, _speed, _memory, _store, _grafting, _live, _routing, _logits
+    parts = (
+        _exact,
+        _fidelity,
+        _comparison,
+        _classifier,
+        _speed,
+        _memory,
+        _store,
+        _grafting,
+        _live,
+        _serving,
+        _routing,
+        _logits,
+    )
     rows = [row for part in parts for row in part()]
     lines = ["| what | figure | command |", "|---|---|---|"]
     lines += [f"| {what} | {figure} | `{command}` |" for what, figure, command in rows]
@@ -173,6 +186,15 @@ def _live() -> Iterator[_Row]:
         mixed = timed["mixed"]
         figure = f"{mixed['speedup']:.2f} times as fast as four passes (PEFT: {mixed['peft_speedup']:.2f})"
         yield f"Four prompts with four skills in one batch, {of}", figure, command
+
+
+def _serving() -> Iterator[_Row]:
+    found, command = _figures("serving")
+    for turn in found["turns"]:
+        mixed, share, clients = turn["mixed"], turn["mixed_over_single"], turn["clients"]
+        what = f"`skillpack serve`, SmolLM2, one thread, {clients} clients that mix four skills and the base"
+        figure = f"{mixed['tokens_per_second']:.0f} tokens a second, {share:.2f} times what one skill alone gets"
+        yield what, f"{figure}; first token after {mixed['first_token_median']:.2f} s", command
 
 
 def _routing() -> Iterator[_Row]:

@@ -201,6 +201,7 @@ def _summary(report: PackReport) -> Iterator[str]:
             f"KL from the fine-tune: {measured.kl:.3g} nats, at most {measured.upper:.3g} with 97.5 % confidence "
             f"({counted(measured.samples, 'sample')}, {measured.tokens:,} predictions)"
         )
+        yield from (f"note: {remark}" for remark in measured.remarks)
     if report.code_files:
         yield f"left out, since a skill never carries code: {listing(report.code_files)}"
     yield (

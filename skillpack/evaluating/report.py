@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from skillpack.live.predictions import Task
 
     Column = npt.NDArray[np.generic]
+
+FAR: Final = 0.02
+"""Mean KL from the fine-tune, nats per prediction, beyond which a skill is said to be far from it."""
 
 
 class ByModel(NamedTuple):
@@ -61,7 +64,7 @@ class EvalReport:
             no base to compare with, no label, or no gain.
         kept_interval: of it; None too where the gain is not certain.
         tensors: what the error of each tensor costs, the most costly first; empty if that was not asked for.
-        remarks: what is missing in the report and why, for people.
+        remarks: what else to know, for people: what is missing in the report and why, and what the figures mean.
     """
 
     skill: str
@@ -111,13 +114,15 @@ def make_report(
     remarks = list(remarks)
     kept, kept_interval = _kept(mean, totals, remarks)
     nll = _by_model(mean, "nll")
+    kl_interval = percentile_interval(totals["kl"] / totals["count"])
+    remarks += far_from_tuned(kl_interval[0])
     return EvalReport(
         skill=skill,
         task=task,
         samples=len(np.unique(sample)),
         tokens=len(sample),
         kl=mean["kl"],
-        kl_interval=percentile_interval(totals["kl"] / totals["count"]),
+        kl_interval=kl_interval,
         agreement=mean["agrees"],
         agreement_interval=percentile_interval(totals["agrees"] / totals["count"]),
         perplexity=_perplexity(nll) if nll is not None and task == "next token" else None,
@@ -127,6 +132,21 @@ def make_report(
         tensors=tuple(sorted(tensors, key=lambda tensor: (-tensor.kl, tensor.name))),
         remarks=tuple(remarks),
     )
+
+
+def far_from_tuned(lower: float) -> list[str]:
+    """What there is to say where a skill is certain to be far from its fine-tune; nothing otherwise.
+
+    Fine-tunes differ in what a size buys: where a high rate moved every weight far, in directions that mean little,
+    each nat takes more bytes.
+
+    Args:
+        lower: end of the interval of the mean KL(tuned || packed), nats per prediction.
+    """
+    if lower <= FAR:
+        return []
+    far = f"this is far from the fine-tune, more than {FAR:g} nats per prediction: answers will differ"
+    return [f"{far}. A larger skill or calibration texts bring it closer; pack --max-kl {FAR:g} finds the size"]
 
 
 def _kept(

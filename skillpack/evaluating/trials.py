@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skillpack.evaluating.comparison import Comparison
 from skillpack.evaluating.evaluation import MAX_TOKENS
+from skillpack.evaluating.report import far_from_tuned
 from skillpack.live.generation import self_samples
 from skillpack.live.models import has_tokenizer, open_model, open_tokenizer
 from skillpack.live.whole import whole_folder
@@ -48,6 +49,11 @@ class Measured(NamedTuple):
     samples: int
     tokens: int
     lower: float
+
+    @property
+    def remarks(self) -> list[str]:
+        """What these figures mean, for people."""
+        return far_from_tuned(self.lower)
 
 
 class Trials:

@@ -94,6 +94,8 @@ def test_the_command(llama, texts, tmp_path):
     assert measured["kl"] < measured["kl_upper"] <= 0.05
     shown = CliRunner().invoke(command, [*arguments, "--max-kl", "0.05", "--refine", "0", "--calibration", str(data)])
     assert f"KL from the fine-tune: {measured['kl']:.3g} nats, at most {measured['kl_upper']:.3g}" in shown.output
+    far = CliRunner().invoke(command, [*arguments, "--size", "9kB", "--refine", "0", "--calibration", str(data)])
+    assert "note: this is far from the fine-tune, more than 0.02 nats" in far.output, far.output
 
 
 class Curve:

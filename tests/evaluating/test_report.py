@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from skillpack.evaluating.report import TensorShare, make_report
+from skillpack.evaluating.report import TensorShare, far_from_tuned, make_report
 
 
 def report(base, packed, tuned, task="next token", **columns):
@@ -25,7 +25,13 @@ def test_figures_by_hand():
     assert found.kept == pytest.approx(2.5 / 3)
     assert found.kept_interval == pytest.approx((2 / 3, 1))
     assert [share.name for share in found.tensors] == ["c", "a", "b"]
-    assert found.remarks == ("one",)
+    assert found.remarks[0] == "one"
+
+
+def test_what_is_far_is_called_so():
+    assert "far from the fine-tune, more than 0.02 nats" in report([4, 4], [2, 2], [1, 1]).remarks[-1]
+    assert far_from_tuned(0.021)
+    assert far_from_tuned(0.02) == []
 
 
 def test_a_gain_that_may_be_none_has_no_interval():

@@ -59,8 +59,11 @@ def test_a_crash_is_noticed(tmp_path):
     assert "if True:" in broken
     (tmp_path / "signatures.py").write_text(broken)
     (tmp_path / "harness.py").write_text((FUZZ / "harness.py").read_text())
+    # New inputs are written into the first folder.
+    (tmp_path / "grown").mkdir()
+    corpora = [tmp_path / "grown", FUZZ / "corpus" / "signatures"]
     done = subprocess.run(
-        [sys.executable, tmp_path / "signatures.py", "-runs=20000", FUZZ / "corpus" / "signatures"],
+        [sys.executable, tmp_path / "signatures.py", "-runs=20000", *corpora],
         cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True, text=True, errors="replace", check=False, timeout=300,
     )  # fmt: skip
