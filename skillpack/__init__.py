@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from skillpack.composing.methods.twin import twin_addresses
     from skillpack.composing.report import ComposeReport
     from skillpack.composing.skills import compose, recompose
+    from skillpack.composing.surgery.learning import SurgeryReport, learn_surgery
+    from skillpack.composing.surgery.opening import Surgery, open_surgery
     from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
@@ -125,6 +127,8 @@ __all__ = [
     "SkillPackCallback",
     "SkillPackError",
     "SkillSummary",
+    "Surgery",
+    "SurgeryReport",
     "SweepReport",
     "SyncReport",
     "Task",
@@ -154,6 +158,7 @@ __all__ = [
     "import_skill",
     "install",
     "learn",
+    "learn_surgery",
     "learned_compose",
     "list",
     "list_keys",
@@ -165,6 +170,7 @@ __all__ = [
     "new_key",
     "open_checkpoint",
     "open_router",
+    "open_surgery",
     "pack",
     "prefer",
     "pull",
@@ -243,6 +249,8 @@ _HOMES = {
     "SkillPackCallback": "interop.callback.SkillPackCallback",
     "SkillPackError": "errors",
     "SkillSummary": "summaries",
+    "Surgery": "composing.surgery.opening.Surgery",
+    "SurgeryReport": "composing.surgery.learning.SurgeryReport",
     "SweepReport": "packing",
     "SyncReport": "locked_skills",
     "Task": "learning",
@@ -273,6 +281,7 @@ _HOMES = {
     "install": "library",
     "learned_compose": "composing.learned.composing.learned_compose",
     "learn": "learning",
+    "learn_surgery": "composing.surgery.learning.learn_surgery",
     "list": "summaries.list_skills",
     "list_keys": "signing",
     "list_remotes": "remotes",
@@ -283,6 +292,7 @@ _HOMES = {
     "new_key": "signing",
     "open_checkpoint": "checkpoint",
     "open_router": "routing.opening.open_router",
+    "open_surgery": "composing.surgery.opening.open_surgery",
     "pack": "packing",
     "prefer": "learning",
     "pull": "remotes",

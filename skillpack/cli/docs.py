@@ -23,6 +23,7 @@ TWINS: Final = {
     "remote remove": "remove_remote",
     "remote set-url": "set_remote_url",
     "ls-remote": "ls_remote",
+    "surgery": "learn_surgery",
     "add-examples": "add_examples",
     "key new": "new_key",
     "key list": "list_keys",

@@ -28,6 +28,7 @@ from skillpack.cli import (
     serving,
     showing,
     signing,
+    surgery,
     syncing,
     upkeep,
 )
@@ -95,6 +96,7 @@ for _command in (
     evaluating.eval_,
     rebasing.rebase,
     composing.compose,
+    surgery.surgery,
     comparing.compare,
     learning.learn,
     library.delete,

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +24,8 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 
 def test_the_commands():
     assert list(COMMANDS) == [
-        *["pack", "install", "remove", "status", "list", "show", "eval", "rebase", "compose", "compare", "learn"],
+        *["pack", "install", "remove", "status", "list", "show", "eval", "rebase"],
+        *["compose", "surgery", "compare", "learn"],
         *["delete", "export", "import", "verify"],
         *["log", "diff", "reflog", "branch", "tag", "merge", "restore", "revert", "undelete", "lock", "sync"],
         *["gc", "fsck", "stats", "report"],
@@ -133,6 +135,7 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         "add-examples": run_json("add-examples", "tiny", *prompts, "--store", llama.store),
         "route": run_json("route", "Some are useful.", *prompts[1:], "--store", llama.store),
         "eval": run_json("eval", "tiny", *of_tiny, "--data", tmp_path / "data.txt"),
+        "surgery": operated(run_json, llama, tmp_path),
         "compare": compared(run_json),
         "rebase": run_json("rebase", "tiny", *onto, "--store", llama.store, "--dry-run"),
         "learn": learned(run_json, llama, tmp_path),
@@ -171,6 +174,14 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         empty = tuple(path[:-1] for path in found if path.endswith("*"))
         assert {path for path in found if not path.endswith("*")} <= set(KEYS[name]), name
         assert {key for key in KEYS[name] if key not in found and not key.startswith(empty or "\0")} == set(), name
+
+
+def operated(run_json, llama, folder):
+    """What learning a module prints; of a skill that is not in the store of the others."""
+    store = ("--store", shutil.copytree(llama.store, folder / "surgery-store"))
+    run_json("compose", "tiny=0.5", "--name", "half", "--base", llama.base, *store)
+    texts = ("--data", folder / "data.txt", "--base", llama.base, "--steps", "50")
+    return run_json("surgery", "half", "--expert", "tiny", *texts, *store)
 
 
 def compared(run_json):
