@@ -3,7 +3,7 @@
     python -m benchmarks.surgery [--texts 64] [--steps 1000]
 
 Spanish and French numbers on SmolLM2-135M-Instruct, 2 MB each, become one skill as their sum; for each of them a module
-is learned from texts that are neither trained nor measured. Mean KL(tuned || model) on 32 held-out answers of each task.
+is learned from texts that are neither trained nor measured. Mean KL(tuned || model) on 32 held-out answers each.
 """
 
 from __future__ import annotations

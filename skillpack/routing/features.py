@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +12,7 @@ from skillpack.errors import DataError, UnsupportedModelError
 from skillpack.grafting.wrappers import unwrap
 from skillpack.live.batches import padding_token
 from skillpack.live.chats import render
+from skillpack.live.partial import output_of
 from skillpack.routing.calibration import background_texts
 from skillpack.routing.remembered import remembered
 from skillpack.routing.space import Whitening
@@ -184,12 +184,11 @@ class Base:
     @torch.no_grad()
     def hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Hidden states after `layer` layers, (rows, tokens, width), in the model's dtype; of whatever skills apply."""
-        with _ending_after(self._layers[self.layer - 1]) as found:
-            try:
-                self._inner()(input_ids=ids, attention_mask=mask, **_without_cache(self.model))
-            except _EnoughError:
-                return found[0]
-        raise UnsupportedModelError(f"Layer {self.layer} of a {type(self.model).__name__} is not used")
+        inner, options = self._inner(), _without_cache(self.model)
+        states = output_of(self._layers[self.layer - 1], lambda: inner(input_ids=ids, attention_mask=mask, **options))
+        if states is None:
+            raise UnsupportedModelError(f"Layer {self.layer} of a {type(self.model).__name__} is not used")
+        return states
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, places: list[int]) -> torch.Tensor:
         del places
@@ -207,26 +206,6 @@ class Base:
     def _common(self, one: str, other: str) -> Tokens:
         pairs = zip(self.read(one), self.read(other), strict=False)
         return [first for first, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-
-
-class _EnoughError(Exception):
-    """Ends a forward pass; seen by nobody."""
-
-
-@contextmanager
-def _ending_after(layer: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Within this, a forward pass ends after a layer, whose output is what is yielded."""
-    found: list[torch.Tensor] = []
-
-    def keep(_: torch.nn.Module, __: Any, output: Any) -> None:
-        found.append(output[0] if isinstance(output, tuple) else output)
-        raise _EnoughError
-
-    handle = layer.register_forward_hook(keep)
-    try:
-        yield found
-    finally:
-        handle.remove()
 
 
 def _layers(model: Any) -> torch.nn.ModuleList:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,10 +11,11 @@ import torch
 from skillpack.composing.surgery.head import head_of
 from skillpack.errors import DataError, NotFiniteError, UnsupportedModelError
 from skillpack.live.batches import encode, padding_token
+from skillpack.live.partial import input_of
 from skillpack.live.predictions import longest, task_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from skillpack.live.batches import Batch
     from skillpack.progress import Stage
@@ -102,25 +102,6 @@ def representations(model: Any, batches: Sequence[Batch], device: torch.device, 
     return torch.cat(found)
 
 
-class _EnoughError(Exception):
-    """Ends a forward pass, so that no logits are computed; seen by nobody."""
-
-
-@contextmanager
-def _ending_before(head: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    found: list[torch.Tensor] = []
-
-    def keep(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        found.append(inputs[0])
-        raise _EnoughError
-
-    handle = head.register_forward_pre_hook(keep)
-    try:
-        yield found
-    finally:
-        handle.remove()
-
-
 def _fed(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
     inputs: dict[str, Any] = {
         "input_ids": batch.input_ids.to(device),
@@ -128,12 +109,10 @@ def _fed(model: Any, batch: Batch, device: torch.device) -> torch.Tensor:
     }
     if "use_cache" in inspect.signature(model.forward).parameters:
         inputs["use_cache"] = False
-    with _ending_before(head_of(model).module) as found:
-        try:
-            model(**inputs)
-        except _EnoughError:
-            return found[0]
-    raise UnsupportedModelError(f"A {type(model).__name__} does not use its head as a module")
+    states = input_of(head_of(model).module, lambda: model(**inputs))
+    if states is None:
+        raise UnsupportedModelError(f"A {type(model).__name__} does not use its head as a module")
+    return states
 
 
 def _at_positions(states: torch.Tensor, batch: Batch, model: Any) -> torch.Tensor:
