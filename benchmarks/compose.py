@@ -28,6 +28,7 @@ import numpy as np
 
 import skillpack
 from benchmarks import results
+from benchmarks.comparing.pairs import chats
 from benchmarks.folders import scratch
 from benchmarks.process import COMMAND, run
 from benchmarks.synthetic import Architecture
@@ -43,7 +44,6 @@ from skillpack.library import commit_skills
 from skillpack.packing.packer import Goal, Packer
 from skillpack.packing.payload import put_skill
 from skillpack.settings import unfinished_folder
-from skillpack.texts import Sample
 from skillpack_store import Repository, digest_of
 
 if TYPE_CHECKING:
@@ -232,10 +232,7 @@ def kept_shares(store: Path, prompts: int) -> dict[str, Any]:
 
 def _kept(skill: str, task: str, models: tuple[Path, Path], store: Path, prompts: int) -> float | None:
     base, tuned = models
-    samples = [
-        Sample(messages=({"role": "user", "content": one.prompt}, {"role": "assistant", "content": one.answer}))
-        for one in TASKS[task].held_out()[:prompts]
-    ]
+    samples = chats(TASKS[task].held_out()[:prompts])
     report = skillpack.evaluate(skill, base, tuned, samples, store=store, tensors=False)
     return None if report.kept is None else round(report.kept, 4)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import skillpack
 from benchmarks import results
-from benchmarks.comparing.pairs import CALIBRATION
+from benchmarks.comparing.pairs import CALIBRATION, chats
 from benchmarks.folders import WEIGHTS, scratch
 from benchmarks.process import COMMAND, Usage, run
 from recipes.finetune import SPANISH_NUMBERS, fine_tune
@@ -91,10 +91,8 @@ def _run_all(base: Path, tuned: Path, work: Path, taken: dict[str, list[Usage]])
 def _write_texts(path: Path) -> None:
     """As many chats to calibrate with as in the other benchmarks."""
     with path.open("w", encoding="utf-8") as file:
-        for exchange in TASKS[SPANISH_NUMBERS.task].calibration()[:CALIBRATION]:
-            question = {"role": "user", "content": exchange.prompt}
-            answer = {"role": "assistant", "content": exchange.answer}
-            file.write(json.dumps({"messages": [question, answer]}) + "\n")
+        for sample in chats(TASKS[SPANISH_NUMBERS.task].calibration()[:CALIBRATION]):
+            file.write(json.dumps({"messages": sample.messages}) + "\n")
 
 
 def _decoding(base: Path, tuned: Path, store: Path, size: int, runs: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,8 +114,8 @@ class Examples:
         self._alone = self._classes and model.config.pad_token_id != padding_token(tokenizer)
         self._labelled = labelled
         self._groups = [self._usable(group, model) for group in groups]
-        self._draws = torch.Generator().manual_seed(seed)
-        self._queues: list[list[int]] = [[] for _ in self._groups]
+        draws = torch.Generator().manual_seed(seed)
+        self._turns = [in_turn(len(group.samples), batch, draws) for group in self._groups]
 
     @property
     def tasks(self) -> int:
@@ -124,21 +124,12 @@ class Examples:
 
     def draw(self) -> list[Piece]:
         """The next texts of all tasks, in pieces that fit the model."""
-        return self._encoded([(group, self._next(place)) for place, group in enumerate(self._groups)])
+        return self._encoded([(group, next(turns)) for group, turns in zip(self._groups, self._turns, strict=True)])
 
     def all(self) -> list[Piece]:
         """All texts of all tasks, a few at a time."""
         whole = [(group, range(len(group.samples))) for group in self._groups]
         return self._encoded(whole, self._limit * self._batch)
-
-    def _next(self, place: int) -> list[int]:
-        queue, number = self._queues[place], len(self._groups[place].samples)
-        found: list[int] = []
-        while len(found) < min(self._batch, number):
-            if not queue:
-                queue.extend(torch.randperm(number, generator=self._draws).tolist())
-            found.append(queue.pop())
-        return found
 
     def _usable(self, samples: Sequence[Sample], model: Any) -> _Group:
         numbers = None
@@ -172,6 +163,23 @@ class Examples:
     def _piece(self, batch: Batch, counts: torch.Tensor, labels: torch.Tensor | None) -> Piece:
         targets = batch.targets if self._labelled else None
         return Piece(batch, 1 / counts.float(), targets if labels is None else labels[batch.sample])
+
+
+def in_turn(number: int, batch: int, draws: torch.Generator) -> Iterator[list[int]]:
+    """Draw places of a few of so many texts, without end; none comes again before all had their turn.
+
+    Args:
+        number: of texts.
+        batch: that are drawn at a time; all of them where there are fewer.
+        draws: decides the order.
+    """
+    queue: list[int] = []
+    while True:
+        found: list[int] = []
+        while len(found) < min(batch, number):
+            queue = queue or torch.randperm(number, generator=draws).tolist()
+            found.append(queue.pop())
+        yield found
 
 
 def _check_answered(samples: Sequence[Sample]) -> None:

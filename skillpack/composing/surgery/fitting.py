@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
+from skillpack.composing.learned.examples import in_turn
 from skillpack.composing.surgery.module import Bias
 from skillpack.progress import Progress, Stage, silent
 
@@ -94,14 +95,9 @@ def distance(pairs: Pairs, bias: Bias | None = None) -> float:
 
 
 def _rows(sample: torch.Tensor, batch: int, draws: torch.Generator) -> Iterator[torch.Tensor]:
-    """Places of the positions of a few texts, without end; no text comes again before all had their turn."""
+    """Places of the positions of a few texts, without end, each text in its turn."""
     counts = sample.bincount()
     order, ends = sample.argsort(stable=True), counts.cumsum(0).tolist()
     texts = [order[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True) if count]
-    queue: list[int] = []
-    while True:
-        chosen: list[torch.Tensor] = []
-        while len(chosen) < min(batch, len(texts)):
-            queue = queue or torch.randperm(len(texts), generator=draws).tolist()
-            chosen.append(texts[queue.pop()])
-        yield torch.cat(chosen)
+    for chosen in in_turn(len(texts), batch, draws):
+        yield torch.cat([texts[place] for place in chosen])
