@@ -135,6 +135,8 @@ def printable(text: str) -> str:
     >>> printable("math\x1b[2J")
     'math\\x1b[2J'
     """
+    if text.isprintable():  # Nearly every one.
+        return text
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from skillpack_store import Commit, Repository, number_versions, sorted_records
+from tests.pace import paced
 from tests.store.skills import put_skill
 
 COMMITS = 2000
@@ -76,12 +77,13 @@ def test_what_is_read_does_not_grow_with_the_history(large, reads):
     [("list", SKILLS), ("log -n 20", 20), ("log skill-007 -n 20", 1 + COMMITS // SKILLS)],
 )
 def test_commands_answer_at_once(large, command, lines):
-    times = []
-    for _ in range(3):
+    arguments = [sys.executable, "-m", "skillpack.cli", *command.split(), "--store", str(large.path)]
+
+    def answer():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        arguments = [sys.executable, "-m", "skillpack.cli", *command.split(), "--store", str(large.path)]
         done = subprocess.run(arguments, capture_output=True, text=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert len(done.stdout.splitlines()) == 1 + lines
-    assert min(times) < SECONDS
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert paced(answer) < SECONDS
