@@ -144,11 +144,13 @@ def _optimise(model: torch.nn.Module, loss: Callable[[int], torch.Tensor], recip
     """AdamW without weight decay; gradients are clipped at norm 1."""
     import torch
 
+    from skillpack.live.autocast import autocast
+
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, recipe.rate)
     model.train()
     for step in range(recipe.steps):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast("cpu"):
             value = loss(step)
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

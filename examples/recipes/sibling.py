@@ -104,6 +104,8 @@ def _heal(healing: Healing, target: Path, progress: Callable[[int, int, float], 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from skillpack.live.autocast import autocast
+
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(smollm2())
     teacher = AutoModelForCausalLM.from_pretrained(smollm2(), dtype=torch.float32).eval()
@@ -112,7 +114,7 @@ def _heal(healing: Healing, target: Path, progress: Callable[[int, int, float], 
     optimiser = torch.optim.AdamW(student.parameters(), lr=healing.learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / healing.steps)
     for step, batch in enumerate(rows.split(healing.batch)):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast("cpu"):
             value = _divergence(teacher, student, batch, healing.compared, step)
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)

@@ -14,6 +14,7 @@ import torch
 from skillpack.checkpoint import locate, open_checkpoint
 from skillpack.errors import CheckpointError, DataError, UsageError
 from skillpack.evaluating.labels import class_numbers
+from skillpack.live.autocast import autocast
 from skillpack.live.batches import Batch, encode
 from skillpack.live.models import is_converted, open_tokenizer, quiet
 from skillpack.live.predictions import longest, predict
@@ -108,7 +109,7 @@ class FineTune:
             self.model: Any = (_adapted(model, training) if training.method == "lora" else model).to(training.device)
         self.model.train()
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self._optimiser = torch.optim.AdamW(trained, lr=training.rate, weight_decay=0.0)
+        self._optimiser = torch.optim.AdamW(trained, lr=training.rate, weight_decay=0.0, fused=True)
         self._trained = trained
 
     def encode(self, samples: Sequence[Sample]) -> Batch:
@@ -128,7 +129,7 @@ class FineTune:
             DataError: there is nothing to learn from them.
         """
         batch = self.encode(samples)
-        with torch.autocast(torch.device(self._training.device).type, dtype=torch.bfloat16):
+        with autocast(self._training.device):
             logits = predict(self.model, batch)
         if not len(logits):
             raise DataError("samples have nothing to learn within the tokens that are read", hint="Raise max_tokens.")

@@ -80,10 +80,12 @@ def test_a_preference_is_the_convex_combination(learned, base, tmp_path, prefere
     both, parts, before = (
         load_file(each / "model.safetensors") for each in (tmp_path / "both", tmp_path / "parts", base)
     )
-    # The same sum, but for the order in which fp32 numbers are added: neighbours in bf16 at most.
-    places = {name: both[name].view(torch.int16).int() - parts[name].view(torch.int16).int() for name in parts}
-    assert max(int(each.abs().max()) for each in places.values()) <= 1
-    assert sum(int(each.count_nonzero()) for each in places.values()) < 1e-3 * sum(map(torch.numel, both.values()))
+    # The same sum, but for the order in which fp32 numbers are added: neighbours in bf16, or the little that
+    # is left where they cancel.
+    for name, expected in parts.items():
+        torch.testing.assert_close(both[name], expected, rtol=2**-7, atol=2**-22 * float(before[name].abs().max()))
+    different = sum(int((both[name] != expected).count_nonzero()) for name, expected in parts.items())
+    assert different < 1e-3 * sum(map(torch.numel, both.values()))
     assert not torch.equal(both["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
     with pytest.raises(UsageError, match="not to 1"):
         skillpack.prefer({"colours": 0.7}, "both", store=store)
