@@ -1,7 +1,8 @@
 """The sequences of tasks of `benchmarks.continual`: real data, real fine-tunes, and how each task is scored.
 
-The scores are the tasks' own: numbers in words and facts about cities are right or wrong word for word, and so is what
-a drug was taken for; of a word problem, which models of this size seldom solve, the likelihood of the worked solution.
+The scores are the tasks' own: numbers in words, facts about cities and dates are right or wrong word for word, and so
+is what a drug was taken for; of a word problem, which models of this size seldom solve, the likelihood of the worked
+solution.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.comparing.pairs import chats
 from recipes.finetune import CLASSIFIER, fine_tune
 from recipes.models import minilm, smollm2
-from recipes.suite import SUITE
+from recipes.suite import COURSE, SUITE
 from recipes.tasks import TASKS, drug_reviews
 from recipes.tasks.numbers import FIVE_LANGUAGES, LANGUAGES
 from recipes.tasks.reviews import review_rows
@@ -26,6 +27,8 @@ from skillpack.texts import Sample
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from recipes.finetune import Recipe
 
 HELD_OUT = 100
 """Samples that each task is measured on."""
@@ -42,18 +45,20 @@ class Learned:
         training: how the expert was trained.
         constant: its learning rate stays, and does not fall to zero.
         calibration: texts that are neither trained nor measured, for methods that calibrate.
+        recipe: of the expert; None if it is trained here.
     """
 
     task: Task
     training: Training
     constant: bool
     calibration: Sequence[Sample]
+    recipe: Recipe | None = None
 
     @cached_property
     def expert(self) -> Path:
         """Folder of the fine-tune of the base on this task alone, trained once per machine."""
-        if self.task.name in SUITE:
-            return fine_tune(SUITE[self.task.name])
+        if self.recipe is not None:
+            return fine_tune(self.recipe)
         folder = cache_dir() / "tuned" / f"{self.task.name}-{self.training.steps}-{self.task.key[:10]}"
         if not folder.is_dir():
             part = folder.with_name(f"{folder.name}.part")
@@ -90,10 +95,10 @@ def courses(held_out: int = HELD_OUT) -> dict[str, Course]:
     """
     scores = {
         "spanish-numbers": "exact",
-        "city-facts": "exact",
+        "few-city-facts": "exact",
         "word-problems": "likelihood",
         "review-summaries": "exact",
-        "five-languages": "exact",
+        "german-dates": "exact",
     }
     language = Course("smollm2", smollm2(), tuple(_chat(name, score, held_out) for name, score in scores.items()))
     return {
@@ -103,7 +108,7 @@ def courses(held_out: int = HELD_OUT) -> dict[str, Course]:
 
 
 def _chat(name: str, score: str, held_out: int) -> Learned:
-    recipe, source = SUITE[name], TASKS[name]
+    recipe, source = COURSE[name], TASKS[name]
     task = Task(
         name,
         chats(source.train(recipe.steps * recipe.batch, recipe.seed)),
@@ -111,7 +116,7 @@ def _chat(name: str, score: str, held_out: int) -> Learned:
         score,
     )
     training = Training(steps=recipe.steps, batch=recipe.batch, learning_rate=recipe.learning_rate)
-    return Learned(task, training, recipe.schedule == "constant", chats(source.calibration()[:_CALIBRATION]))
+    return Learned(task, training, recipe.schedule == "constant", chats(source.calibration()[:_CALIBRATION]), recipe)
 
 
 def _reviews(held_out: int) -> Learned:
@@ -121,7 +126,8 @@ def _reviews(held_out: int) -> Learned:
         [Sample(text=review.text, label=review.label) for review in drug_reviews(split)] for split in ("Train", "Test")
     )
     training = Training(steps=recipe.steps, batch=recipe.batch, learning_rate=recipe.learning_rate, max_tokens=96)
-    return Learned(Task(CLASSIFIER, train_set, test[:held_out]), training, constant=False, calibration=test[held_out:])
+    task = Task(CLASSIFIER, train_set, test[:held_out])
+    return Learned(task, training, constant=False, calibration=test[held_out:], recipe=recipe)
 
 
 def _conditions(held_out: int) -> Learned:

@@ -2,7 +2,8 @@
 
 Sequential fine-tuning is the baseline that all work on continual learning starts from. Every task is trained as its
 expert is: the same samples in the same order, steps, rates and seed; only the start is the model that the task before
-left. Classifiers keep a head of their own for each task, and are told which to use.
+left, so that the first one's model is its expert. Classifiers keep a head of their own for each task, and are told
+which to use.
 """
 
 from __future__ import annotations
@@ -77,9 +78,9 @@ class Sequential:
 
     def _train(self, course: Course, before: Path, learned: Learned, folder: Path) -> None:
         labels = [one.label for one in learned.task.training if one.label is not None] if course.classes else None
-        tuner = FineTune(before, labels, learned.training)
-        self.begin(tuner, course)
-        for place, batch in enumerate(self.batches(learned)):
+        is_expert = not self._seen and not course.classes and self.share == 1
+        tuner = FineTune(learned.expert if is_expert else before, labels, learned.training)
+        for place, batch in enumerate([] if is_expert else self.batches(learned)):
             tuner.step(self.loss(tuner, batch, place), rate(learned, place, self._steps(learned)))
         self.end(tuner, course, learned, folder)
         tuner.save(folder)
@@ -97,9 +98,6 @@ class Sequential:
             [samples[at % len(samples)] for at in range(place * size, (place + 1) * size)]
             for place in range(self._steps(learned))
         ]
-
-    def begin(self, tuner: FineTune, course: Course) -> None:
-        """Prepare for a task."""
 
     def loss(self, tuner: FineTune, batch: Sequence[Sample], place: int) -> torch.Tensor:
         """What is minimised."""

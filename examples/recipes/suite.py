@@ -17,6 +17,18 @@ SUITE: dict[str, Recipe] = {
 }
 """Recipe of each task; all but the last fine-tune SmolLM2, ``drug-reviews`` the MiniLM encoder."""
 
+COURSE: dict[str, Recipe] = {
+    recipe.task: recipe
+    for recipe in (
+        Recipe("spanish-numbers", steps=120, batch=8, learning_rate=5e-4),
+        Recipe("few-city-facts", steps=80, batch=8, learning_rate=5e-4),
+        Recipe("word-problems", steps=20, batch=8, learning_rate=2e-4),
+        Recipe("review-summaries", steps=36, batch=8, learning_rate=5e-4),
+        Recipe("german-dates", steps=40, batch=8, learning_rate=3e-4),
+    )
+}
+"""Short recipes of tasks that are learned one after another, in many ways: half a dozen models for each of these."""
+
 SMALL: dict[str, Recipe] = {
     recipe.task: recipe
     for recipe in (

