@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import results
@@ -45,7 +46,7 @@ def main() -> None:
     """Measure what is missing and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--courses", nargs="+", default=["smollm2", "minilm"], choices=["smollm2", "minilm"])
-    parser.add_argument("--methods", nargs="+", help="only those whose keys begin like this, such as ours or ewc")
+    parser.add_argument("--methods", nargs="+", default=["*"], help="only these keys, such as ours or 'ewc-*'")
     parser.add_argument("--held-out", type=int, default=HELD_OUT, help="samples that each task is measured on")
     parser.add_argument("--share-of-steps", type=float, default=1.0, help="less than 1 only to try things out")
     parser.add_argument("--no-router", action="store_true", help="measure with tasks named only")
@@ -71,7 +72,7 @@ def main() -> None:
         }
         routes = None if asked.no_router else Routes(course, ours, Cache(ours / "cache"), SHARE)
         for key, approach in approaches(course, asked.share_of_steps, routes).items():
-            if asked.methods and not key.startswith(tuple(asked.methods)):
+            if not any(fnmatch(key, pattern) for pattern in asked.methods):
                 continue
             folder = _room(room, approach)
             result = approach.learn(course, folder, Cache(folder / "cache"))
