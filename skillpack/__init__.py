@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from skillpack.composing.skills import compose, recompose
     from skillpack.composing.surgery.learning import SurgeryReport, learn_surgery
     from skillpack.composing.surgery.opening import Surgery, open_surgery
+    from skillpack.composing.tinting.fitting import Tinting
+    from skillpack.composing.tinting.learning import Tint, TintReport, learn_tints
     from skillpack.differences import LibraryDiff, diff
     from skillpack.errors import NotAppliedWarning, NotTrustedError, ReportedError, SkillPackError, TrustWarning
     from skillpack.evaluating import EvalReport, evaluate
@@ -132,6 +134,9 @@ __all__ = [
     "SweepReport",
     "SyncReport",
     "Task",
+    "Tint",
+    "TintReport",
+    "Tinting",
     "Training",
     "TransferReport",
     "TrustWarning",
@@ -159,6 +164,7 @@ __all__ = [
     "install",
     "learn",
     "learn_surgery",
+    "learn_tints",
     "learned_compose",
     "list",
     "list_keys",
@@ -252,6 +258,9 @@ _HOMES = {
     "Surgery": "composing.surgery.opening.Surgery",
     "SurgeryReport": "composing.surgery.learning.SurgeryReport",
     "SweepReport": "packing",
+    "Tint": "composing.tinting.learning.Tint",
+    "TintReport": "composing.tinting.learning.TintReport",
+    "Tinting": "composing.tinting.fitting.Tinting",
     "SyncReport": "locked_skills",
     "Task": "learning",
     "Training": "learning",
@@ -282,6 +291,7 @@ _HOMES = {
     "learned_compose": "composing.learned.composing.learned_compose",
     "learn": "learning",
     "learn_surgery": "composing.surgery.learning.learn_surgery",
+    "learn_tints": "composing.tinting.learning.learn_tints",
     "list": "summaries.list_skills",
     "list_keys": "signing",
     "list_remotes": "remotes",

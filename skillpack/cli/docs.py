@@ -24,6 +24,7 @@ TWINS: Final = {
     "remote set-url": "set_remote_url",
     "ls-remote": "ls_remote",
     "surgery": "learn_surgery",
+    "tint": "learn_tints",
     "add-examples": "add_examples",
     "key new": "new_key",
     "key list": "list_keys",

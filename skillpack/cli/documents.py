@@ -18,6 +18,7 @@ from skillpack.cli.remote_documents import REMOTE_KEYS
 from skillpack.cli.routing_documents import ROUTING_KEYS
 from skillpack.cli.serving_documents import SERVING_KEYS
 from skillpack.cli.surgery_documents import SURGERY_KEYS
+from skillpack.cli.tinting_documents import TINTING_KEYS
 from skillpack.cli.trust_documents import TRUST_KEYS
 from skillpack.cli.upkeep_documents import UPKEEP_KEYS
 
@@ -198,6 +199,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     **ROUTING_KEYS,
     **SERVING_KEYS,
     **SURGERY_KEYS,
+    **TINTING_KEYS,
     **TRUST_KEYS,
 }
 """Command -> path of a key -> its meaning. `[]` stands for every item of a list."""

@@ -30,6 +30,7 @@ from skillpack.cli import (
     signing,
     surgery,
     syncing,
+    tinting,
     upkeep,
 )
 from skillpack.cli.console import help_of_group
@@ -97,6 +98,7 @@ for _command in (
     rebasing.rebase,
     composing.compose,
     surgery.surgery,
+    tinting.tint,
     comparing.compare,
     learning.learn,
     library.delete,

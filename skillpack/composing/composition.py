@@ -11,6 +11,8 @@ import numpy as np
 from skillpack.composing.elementwise import IN_MEMORY, layer_of
 from skillpack.composing.protocol import Deltas, Linear, Source
 from skillpack.errors import DamagedSkillError
+from skillpack.installing.claims import gone_tensors
+from skillpack.installing.companion_files import combined_changes
 from skillpack.packing.spool import spooled
 from skillpack.summing import unaddable
 from skillpack.tensors import Tensor
@@ -18,6 +20,7 @@ from skillpack.tensors import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from skillpack.companions import FileChange
     from skillpack.composing.known_base import KnownBase
     from skillpack.composing.protocol import Method
     from skillpack.composing.recipe import Recipe
@@ -39,14 +42,26 @@ class Composition:
         recipe: how.
         base: of all of them.
         targets: by the name that an install writes; what changes.
+        tensors_only: nothing but these changes: what skills do to files, and tensors that they take away, is left out.
     """
 
     skills: tuple[Active, ...]
     recipe: Recipe
     base: KnownBase
     targets: dict[str, Target]
+    tensors_only: bool = False
     _twins: dict[str, str | None] = field(default_factory=dict, repr=False)
     _entries: dict[str, tuple[Active, dict[str, TensorEntry]]] = field(default_factory=dict, repr=False)
+
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """Tensors of the base that are taken away."""
+        return () if self.tensors_only else tuple(sorted(gone_tensors(self.skills)))
+
+    @property
+    def files(self) -> tuple[FileChange, ...]:
+        """Changes of other files."""
+        return () if self.tensors_only else tuple(combined_changes(self.skills))
 
     @property
     def layers(self) -> int:

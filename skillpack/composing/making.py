@@ -11,8 +11,7 @@ from skillpack.composing.planner import ComposePlanner
 from skillpack.composing.surveying import surveyed
 from skillpack.composing.tensors import ComposedDelta, ComposedTensors
 from skillpack.errors import UsageError
-from skillpack.installing.claims import common_renaming, gone_tensors
-from skillpack.installing.companion_files import combined_changes
+from skillpack.installing.claims import common_renaming
 from skillpack.packing.analysis import Analyst
 from skillpack.packing.packer import Extras, Goal, Packer
 from skillpack.packing.unfinished import unfinished_work
@@ -108,11 +107,11 @@ class _Work:
             base=composition.base,
             tuned=ComposedTensors(composition, self._method),
             changes=self._changes,
-            gone=tuple(sorted(gone_tensors(composition.skills))),
+            gone=composition.gone,
             renaming=common_renaming(composition.skills),
             base_digests=composition.base.digests,
             tuned_digests={},
-            files=tuple(combined_changes(composition.skills)),
+            files=composition.files,
             code_files=(),
             marks=(composition.base.fingerprint, composition.recipe.digest),
         )

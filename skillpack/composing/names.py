@@ -6,3 +6,6 @@ from typing import Final
 
 LEARNED: Final = ("adamerging", "atlas", "self-positioning", "concrete", "localise")
 """Methods of `skillpack.composing.learned`, which are made with texts."""
+
+TINTING: Final = "tinting"
+"""The method of `skillpack.composing.tinting`, which makes several skills."""

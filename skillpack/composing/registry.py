@@ -17,7 +17,7 @@ from skillpack.composing.methods.sum import Sum
 from skillpack.composing.methods.tall import TallMasks
 from skillpack.composing.methods.ties import Ties
 from skillpack.composing.methods.twin import Twin
-from skillpack.composing.names import LEARNED
+from skillpack.composing.names import LEARNED, TINTING
 from skillpack.composing.options import with_options
 from skillpack.errors import UsageError, listing
 
@@ -73,5 +73,10 @@ def _class_of(name: str) -> type[Any]:
         raise UsageError(
             f"The method {name} learns from texts, which a recipe names by their digest only",
             hint=f"Give the texts: skillpack compose SKILL... --method {name} --data DATA --base MODEL --name NAME",
+        )
+    if name == TINTING:
+        raise UsageError(
+            "Tinting learns from texts, which a recipe names by their digest only, and makes several skills",
+            hint="Give the texts: skillpack tint SKILL... --name NAME --data DATA --data DATA --base MODEL",
         )
     raise UsageError(f"There is no method {name!r}", hint=f"Choose one of {listing(method_names(), 30)}.")

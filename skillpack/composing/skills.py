@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from skillpack.composing.composition import Composition
+from skillpack.composing.keeping import commit_composed, put_composed, report_of
 from skillpack.composing.known_base import open_base
 from skillpack.composing.making import made
 from skillpack.composing.protocol import Tasked, options_of
 from skillpack.composing.recipe import Recipe, RecipePart
 from skillpack.composing.registry import make_method
-from skillpack.composing.report import ComposeReport
 from skillpack.errors import UsageError, listing
 from skillpack.grafting.addresses import Shelf
 from skillpack.installing.claims import Active, find_targets
-from skillpack.library import commit_skills
-from skillpack.model_card import CARD_TYPE, UNKNOWN_LICENSE, CardFacts, card_files, card_license, read_card, write_card
 from skillpack.packing.opening import Hands
 from skillpack.packing.payload import put_skill
 from skillpack.progress import Progress, silent
 from skillpack.signing.checking import require_trusted
 from skillpack.skill import open_skill
 from skillpack.summaries import label_of, open_existing
-from skillpack.tensors import DTYPE_BYTES
 from skillpack_store import Repository, check_skill_name
 
 if TYPE_CHECKING:
@@ -39,13 +34,10 @@ if TYPE_CHECKING:
     from skillpack.composing.known_base import KnownBase
     from skillpack.composing.making import Made
     from skillpack.composing.protocol import Method
-    from skillpack.manifest import Manifest
+    from skillpack.composing.report import ComposeReport
     from skillpack.summaries import StoreLike
-    from skillpack_store import Descriptor
 
     Weighting = Sequence[float] | Mapping[str, Sequence[float]] | None
-
-_BASE_MODEL: Final = re.compile(r"^base_model:\s*(\".*\")\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -142,15 +134,13 @@ def compose(
     skills, recipe, how = _ordered(Shelf(repository, branch).find(addresses), order)
     hands = Hands(workers, device)
     with _composed(skills, recipe, how, open_base(skills, base), (hands, progress)) as found:
-        report = _report(target, recipe, found)
+        report = report_of(target, recipe, found)
         if dry_run:
             return report
         with repository.writing():
-            skill = put_skill(repository, target, found.packed.manifest, found.packed.payload)
-            card = _card(repository, skills, report)
-            repository.attach(skill, CARD_TYPE, card_files(card))
+            skill = put_composed(repository, skills, report, found.packed)
             what = message or f"Compose {', '.join(part.name for part in recipe.parts)} by {recipe.method}"
-            _commit(repository, target, skill, branch=branch, author=author, message=what)
+            commit_composed(repository, {target: skill}, branch=branch, author=author, message=what)
     kept = repository.resolve(f"{target}@{skill.digest}", branch)
     return replace(report, version=kept.version, digest=skill.digest)
 
@@ -202,7 +192,7 @@ def recompose(
         _composed(skills, recipe, how, open_base(skills, base), (hands, progress)) as found,
         tempfile.TemporaryDirectory(prefix="skillpack-compose-") as room,
     ):
-        report = _report(resolved.name, recipe, found)
+        report = report_of(resolved.name, recipe, found)
         again = put_skill(
             Repository.open_or_create(Path(room) / "store"),
             resolved.name,
@@ -287,53 +277,3 @@ def _for_task(method: Method, recipe: Recipe) -> Method:
 def _open_part(repository: Repository, part: RecipePart) -> Active:
     require_trusted(repository, part.digest, part.name)
     return Active(open_skill(repository, part.digest, part.name), part.weight)
-
-
-def _report(name: str, recipe: Recipe, found: Made) -> ComposeReport:
-    return ComposeReport(
-        name=name,
-        version=None,
-        digest="",
-        size=found.packed.size,
-        recipe=recipe,
-        manifest=found.packed.manifest,
-        summed=found.summed,
-        recoded=found.recoded,
-        resumed=found.resumed,
-    )
-
-
-def _card(repository: Repository, skills: Sequence[Active], report: ComposeReport) -> str:
-    """A model card that says of what and how it was made; base and license are those that the parts' cards agree on."""
-    cards = [read_card(repository, active.skill.digest) for active in skills]
-    licenses = {card_license(card) for card in cards}
-    bases = {found.group(1) for card in cards for found in [_BASE_MODEL.search(card)] if found}
-    recipe = report.recipe
-    options = ", ".join(f"{key}={value}" for key, value in recipe.options.items())
-    notes = [f"composed by {recipe.method}{f' ({options})' if options else ''}"]
-    if recipe.task is not None:
-        notes.append(f"gives {recipe.task} back")
-    notes += [f"from `{part.name}`, `{part.digest}`, with weight {part.weight:g}" for part in recipe.parts]
-    facts = CardFacts(
-        report.name,
-        json.loads(bases.pop()) if len(bases) == 1 else "unknown",
-        licenses.pop() if len(licenses) == 1 else UNKNOWN_LICENSE,
-        report.size,
-        _written_bytes(report.manifest),
-        tuple(notes),
-    )
-    return write_card(facts, report.manifest)
-
-
-def _written_bytes(manifest: Manifest) -> int:
-    """Bytes of the tensors that an install writes."""
-    return sum(math.prod(entry.shape) * DTYPE_BYTES[entry.dtype] for entry in manifest.tensors)
-
-
-def _commit(
-    repository: Repository, name: str, skill: Descriptor, *, branch: str, author: str | None, message: str
-) -> None:
-    """Commit, unless the head of the branch has this very skill."""
-    head = repository.head(branch)
-    if head is None or name not in head.skills or head.skills[name].digest != skill.digest:
-        commit_skills(repository, {name: skill}, branch=branch, author=author, message=message)

@@ -26,7 +26,7 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 def test_the_commands():
     assert list(COMMANDS) == [
         *["pack", "install", "remove", "status", "list", "show", "eval", "rebase"],
-        *["compose", "surgery", "compare", "learn"],
+        *["compose", "surgery", "tint", "compare", "learn"],
         *["delete", "export", "import", "verify"],
         *["log", "diff", "reflog", "branch", "tag", "merge", "restore", "revert", "undelete", "lock", "sync"],
         *["gc", "fsck", "stats", "report"],
@@ -137,6 +137,7 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         "route": run_json("route", "Some are useful.", *prompts[1:], "--store", llama.store),
         "eval": run_json("eval", "tiny", *of_tiny, "--data", tmp_path / "data.txt"),
         "surgery": operated(run_json, llama, tmp_path),
+        "tint": tinted(run_json, llama, tmp_path),
         "compare": compared(run_json),
         "rebase": run_json("rebase", "tiny", *onto, "--store", llama.store, "--dry-run"),
         "learn": learned(run_json, llama, tmp_path),
@@ -183,6 +184,14 @@ def operated(run_json, llama, folder):
     run_json("compose", "tiny=0.5", "--name", "half", "--base", llama.base, *store)
     texts = ("--data", folder / "data.txt", "--base", llama.base, "--steps", "50")
     return run_json("surgery", "half", "--expert", "tiny", *texts, *store)
+
+
+def tinted(run_json, llama, folder):
+    """What learning layers prints; of skills that are not in the store of the others."""
+    store = ("--store", shutil.copytree(llama.store, folder / "tint-store"))
+    run_json("compose", "tiny=0.5", "--name", "half", "--base", llama.base, *store)
+    texts = [option for _ in range(2) for option in ("--data", folder / "data.txt")]
+    return run_json("tint", "tiny", "half", "--name", "both", *texts, "--base", llama.base, "--steps", "2", *store)
 
 
 def compared(run_json):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
-
 from skillpack.composing.learned.adamerging import AdaMerging
 from skillpack.composing.learned.atlas import Atlas
 from skillpack.composing.learned.concrete import Concrete, ConcreteMask
@@ -26,6 +24,8 @@ from skillpack.progress import Progress, silent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    import torch
 
     from skillpack.composing.learned.examples import Source
     from skillpack.composing.learned.masking import Masked
@@ -177,31 +177,26 @@ class _Lesson:
             return [list(group) for group in groups]
         skills = len(live.spots[0].deltas)
         for place, group in enumerate(groups):
-            alone = torch.eye(skills)[place].expand(len(live.spots), skills) if len(groups) == skills else None
-            live.set(method.start_weights(live) if alone is None else alone)
+            live.set(live.alone(place) if len(groups) == skills else method.start_weights(live))
             found.append(complete(live.model, self.tokenizer, group, ANSWER_TOKENS, progress=self.progress))
         return found
 
     def _weights(self, method: Weighted, examples: Examples) -> Learned:
         found = method.learn(self.live, examples, self.course.steps, self.progress)
-        facts = {"losses": _ends(found.losses)}
-        rows = [[round(value, _DIGITS) for value in row] for row in found.weights.tolist()]
-        if all(row == rows[0] for row in rows) and all(rows[0]):
-            return Learned(tuple(rows[0]), None, facts)
-        return Learned(self.live.by_name(rows), None, facts)
+        return Learned(weights_by_name(self.live, found.weights), None, {"losses": ends(found.losses)})
 
     def _mask(self, method: Concrete, examples: Examples) -> Learned:
         found = method.learn(self.live, examples, self.course.steps, self.progress)
         factors = self.live.by_name([factor.cpu().numpy() for factor in method.factors(found.logits)])
         weights = tuple(method.scale for _ in self.live.spots[0].deltas)
-        return Learned(weights, ConcreteMask(mask_digest(factors), factors), {"losses": _ends(found.losses)})
+        return Learned(weights, ConcreteMask(mask_digest(factors), factors), {"losses": ends(found.losses)})
 
     def _region(self, method: Localise, groups: Sequence[Sequence[Sample]]) -> Learned:
         train, held_out = (self._examples(part, labelled=True) for part in split(groups))
         found = method.learn(self.live, train, held_out, self.course.steps, self.progress)
         factors = self.live.by_name([mask.cpu().numpy() for mask in found.chosen.masks])
         facts: dict[str, Any] = {
-            "losses": _ends(found.losses),
+            "losses": ends(found.losses),
             "share": _rounded(found.chosen.share),
             "kept": _rounded(found.chosen.kept),
             "by_magnitude": [[_rounded(share), _rounded(kept)] for share, kept in found.magnitude],
@@ -220,6 +215,19 @@ class _Lesson:
             seed=self.course.seed,
             labelled=labelled,
         )
+
+
+def weights_by_name(live: LiveSum, weights: torch.Tensor) -> tuple[float, ...] | dict[str, list[float]]:
+    """Weights as `skillpack.compose` takes them: of the skills, or of the skills in each tensor of the base.
+
+    Args:
+        live: the base with the skills.
+        weights: fp32 of shape (spots, skills).
+    """
+    rows = [[round(value, _DIGITS) for value in row] for row in weights.tolist()]
+    if all(row == rows[0] for row in rows) and all(rows[0]):
+        return tuple(rows[0])
+    return live.by_name(rows)
 
 
 def split(groups: Sequence[Sequence[Sample]]) -> tuple[list[list[Sample]], list[list[Sample]]]:
@@ -246,8 +254,8 @@ def _check(skills: Sequence[Active], method: LearnedMethod, course: Course) -> N
         raise UsageError(f"{course.steps} steps make no sense", hint="Ask for one or more.")
 
 
-def _ends(losses: Sequence[float]) -> list[float]:
-    """The first and the last loss."""
+def ends(losses: Sequence[float]) -> list[float]:
+    """The first and the last loss, for a recipe."""
     return [_rounded(losses[0]), _rounded(losses[-1])] if losses else []
 
 

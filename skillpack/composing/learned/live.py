@@ -125,6 +125,11 @@ class LiveSum:
                 found[name] = extents[extent]
         return found
 
+    def alone(self, place: int) -> torch.Tensor:
+        """Weights with which the model is the base with one of the skills, fp32 of shape (spots, skills)."""
+        skills = len(self.spots[0].deltas)
+        return torch.eye(skills)[place].expand(len(self.spots), skills)
+
     @torch.no_grad()
     def set(self, weights: torch.Tensor) -> None:
         """Let the model be the base plus weighted deltas.
@@ -141,7 +146,7 @@ class LiveSum:
 
     @torch.no_grad()
     def write(self, number: int, delta: torch.Tensor) -> None:
-        """Let one tensor be the base's plus something."""
+        """Let one tensor be the base's plus something, fp32 in its shape."""
         spot = self.spots[number]
         torch.add(spot.base, delta, out=spot.place.values)
 
