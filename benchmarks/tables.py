@@ -8,7 +8,7 @@ Everything between ``<!-- figures -->`` and ``<!-- /figures -->`` is written ane
 from __future__ import annotations
 
 import argparse
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,7 @@ def table() -> str:
         _live,
         _serving,
         _routing,
+        _continual,
         _logits,
     )
     rows = [row for part in parts for row in part()]
@@ -205,6 +206,26 @@ def _routing() -> Iterator[_Row]:
         spent = f"{method['milliseconds']:.2f} ms a prompt beyond one pass"
         figure = f"{right} to the right skill, {away} of unrelated texts to the base, {spent}"
         yield f"Router `{name}`, five skills, {method['prompts']} held-out prompts", figure, command
+
+
+def _continual() -> Iterator[_Row]:
+    """How much of the experts' average score is there after the last of five tasks, best last."""
+    found, command = _figures("continual")
+    course = found["smollm2"]
+    every = course["approaches"].values()
+    ours = next(each for each in every if each["name"] == "SkillPack")
+    largest = max(b - a for a, b in pairwise([0, *ours["bytes"]]))
+    what = f"Five tasks in sequence on SmolLM2, a skill of at most {_megabytes(largest)} for each"
+    forgets = f"backward transfer {ours['backward_transfer']:g}"
+    figure = f"{_percent(ours['of_experts'], 1)} of the experts' average score, {forgets}"
+    if "routed" in ours:
+        figure += f"; {_percent(ours['routed']['of_experts'], 1)} where a router picks the skill"
+    yield what, figure, command
+    for name in ("sequential fine-tuning", "TIES merge", "replay"):
+        for each in every:
+            if each["name"] == name:
+                kept = f"{_percent(each['of_experts'], 1)}, backward transfer {each['backward_transfer']:.2f}"
+                yield f"The same by {name}", kept, command
 
 
 def _logits() -> Iterator[_Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import dataclass, field
@@ -107,7 +108,10 @@ def trained_checkpoint(model: torch.nn.Module, base: Checkpoint, companions: Pat
 
 def write_settings(model: Any, processing_class: Any, base: Checkpoint, folder: Path) -> None:
     """Write config and tokenizer as save_pretrained does, without what training alone has changed in them."""
-    model.config.save_pretrained(folder)
+    config = copy.deepcopy(model.config)
+    # Only the saving of whole models notes this, and a new head makes a new class.
+    config.architectures = [type(model).__name__.removeprefix("FSDP")]
+    config.save_pretrained(folder)
     if getattr(model, "generation_config", None) is not None and model.can_generate():
         model.generation_config.save_pretrained(folder)
     if processing_class is not None:

@@ -272,8 +272,6 @@ def _write_model(model: Any, base: Checkpoint, folder: Path) -> None:
     """Weights in the base's dtypes, and the base's own files beside them; of a classifier its new config."""
     from skillpack.interop.trained import trained_checkpoint, write_settings
 
-    # Only transformers' own saving notes this, and a new head makes a new class.
-    model.config.architectures = [type(model).__name__]
     write_settings(model, None, base, folder)
     own = () if not model.can_generate() else ("config.json", "generation_config.json")
     for name, file in base.companions.items():

@@ -118,6 +118,7 @@ def test_a_classifier_from_an_encoder(library):
     run(model, library.room, callback)
     folder = library.room / "installed"
     skillpack.install("reviews", base, output=folder, store=library.store)
+    assert transformers.AutoConfig.from_pretrained(folder).architectures == ["BertForSequenceClassification"]
     installed = transformers.BertForSequenceClassification.from_pretrained(folder)
     for key, tensor in installed.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[key]), key

@@ -23,7 +23,7 @@ from skillpack.composing.learned.learning import (
 from skillpack.composing.learned.live import LiveSum
 from skillpack.composing.protocol import options_of
 from skillpack.composing.skills import compose
-from skillpack.composing.tinting.fitting import Tinting, distance, fit, put, verdicts
+from skillpack.composing.tinting.fitting import Tinting, distance, fit, put, spot_of, verdicts
 from skillpack.composing.tinting.layers import LayerMaker
 from skillpack.errors import UsageError, listing
 from skillpack.grafting.addresses import Shelf
@@ -160,16 +160,18 @@ def learn_tints(
     groups = read_groups(data)
     _check(skills, name, groups, steps)
     course = Course(steps, batch, max_tokens, seed, device)
-    lesson = _Lesson.prepared(skills, base, course, groups, progress)
-    found = fit(lesson.live, lesson.examples, how, steps=steps, seed=seed, progress=progress)
-    facts = _facts(replace(how, layer=lesson.live.names[found.spot]), course, groups, found)
+    live = LiveSum(base, [active.skill for active in skills], device)
+    layer = live.names[spot_of(live, how.layer)]
+    lesson = _Lesson.prepared(live, open_tokenizer(base), course, groups, progress)
+    found = fit(live, lesson.examples, how, steps=steps, seed=seed, progress=progress)
+    facts = _facts(replace(how, layer=layer), course, groups, found)
     what = message or f"Compose {', '.join(active.skill.name for active in skills)} by {how.name}"
     committing: dict[str, Any] = {"branch": branch, "author": author}
     shared = compose(
         # By digest: the library may have moved on while there was learning.
         [f"{active.skill.name}@{active.skill.digest}" for active in skills],
         name,
-        weights=weights_by_name(lesson.live, found.weights),
+        weights=weights_by_name(live, found.weights),
         learned=facts,
         base=base,
         store=store,
@@ -179,14 +181,8 @@ def learn_tints(
         progress=progress,
         **committing,
     )
-    maker = LayerMaker(
-        skills,
-        open_base(skills, base),
-        lesson.live.names[found.spot],
-        lesson.names_of(found.spot),
-        facts,
-        Hands(workers, device),
-    )
+    hands = Hands(workers, device)
+    maker = LayerMaker(skills, open_base(skills, base), layer, lesson.names_of(found.spot), facts, hands)
     workshop = _Workshop(repository, name, maker, lesson, found, progress)
     with repository.writing():
         tints = [workshop.tint(task) for task in range(len(skills))]
@@ -197,7 +193,7 @@ def learn_tints(
         replace(tint, version=repository.resolve(f"{tint.name}@{tint.digest}", branch).version) if tint.name else tint
         for tint, _ in tints
     )
-    return TintReport(shared, maker.layer, numbered, texts, held_out)
+    return TintReport(shared, layer, numbered, texts, held_out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,15 +248,9 @@ class _Lesson:
 
     @classmethod
     def prepared(
-        cls,
-        skills: Sequence[Active],
-        base: str | Path,
-        course: Course,
-        groups: Sequence[Sequence[Sample]],
-        progress: Progress,
+        cls, live: LiveSum, tokenizer: Any, course: Course, groups: Sequence[Sequence[Sample]], progress: Progress
     ) -> _Lesson:
         """Let the experts answer what is to be answered, and say what they find of the texts that are held out."""
-        live, tokenizer = LiveSum(base, [active.skill for active in skills], course.device), open_tokenizer(base)
         if task_of(live.model) != "class":
             groups = list(groups)
             for task, group in enumerate(groups):
