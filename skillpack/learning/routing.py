@@ -44,10 +44,10 @@ class Routing:
 
         Args:
             skill: of the task.
-            task: the first of its training texts are the examples.
+            task: what it shows are the examples.
             branch: a branch that has the skill.
         """
-        prompts = [asked(sample) for sample in task.training[: task.examples]]
+        prompts = [asked(sample) for sample in task.shown]
         address = f"{skill.name}@{skill.digest}"
         skillpack.add_examples(
             address,

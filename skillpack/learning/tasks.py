@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 SCORES: Final = ("exact", "number", "label", "likelihood")
 """Names of the scores, see `skillpack.learning.scores`."""
-_KEYS: Final = ("name", "train", "held_out", "score", "examples")
+_KEYS: Final = ("name", "train", "held_out", "score", "examples", "prompts")
 _TRAIN: Final = ("train.jsonl", "train.txt")
 _HELD_OUT: Final = ("held_out.jsonl", "held-out.jsonl", "test.jsonl", "held_out.txt", "held-out.txt", "test.txt")
+_PROMPTS: Final = ("prompts.jsonl", "prompts.txt")
 _FORM: Final = 'a task is {"name": …, "train": FILE, "held_out": FILE, "score": …}'
 
 
@@ -34,7 +35,9 @@ class Task:
         held_out: the same, to measure with; never trained on.
         score: "exact", "number", "label" or "likelihood", see `skillpack.learning.scores`; None for "label" if the
             texts have labels, else "likelihood".
-        examples: how many of the training texts a router is shown.
+        examples: how many prompts a router is shown.
+        prompts: these, with or without answers, where the task is asked for in other words than it is trained with; by
+            default the training texts.
 
     Raises:
         StoreError: the name cannot be that of a skill.
@@ -46,6 +49,7 @@ class Task:
     held_out: str | Path | Sequence[Sample]
     score: str | None = None
     examples: int = 32
+    prompts: str | Path | Sequence[Sample] | None = None
 
     def __post_init__(self) -> None:
         check_skill_name(self.name)
@@ -62,6 +66,16 @@ class Task:
             DataError: they cannot be read, or none of them has an answer, a label or a text.
         """
         return self._samples(self.train, "train")
+
+    @cached_property
+    def shown(self) -> list[Sample]:
+        """What a router is shown.
+
+        Raises:
+            DataError: they cannot be read, or there are none.
+        """
+        found = self.training if self.prompts is None else self._samples(self.prompts, "prompts")
+        return found[: self.examples]
 
     @cached_property
     def measured(self) -> list[Sample]:
@@ -90,7 +104,8 @@ class Task:
     def key(self) -> str:
         """Digest of all that decides the task: its name, every sample, and the score; hexadecimal."""
         content: dict[str, Any] = {"name": self.name, "score": self.measure, "examples": self.examples}
-        content |= {what: [asdict(each) for each in getattr(self, what)] for what in ("training", "measured")}
+        decisive = ["training", "measured", *([] if self.prompts is None else ["shown"])]
+        content |= {what: [asdict(each) for each in getattr(self, what)] for what in decisive}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _samples(self, source: str | Path | Sequence[Sample], what: str) -> list[Sample]:
@@ -121,8 +136,8 @@ def read_tasks(source: str | Path | Iterable[Task]) -> list[Task]:
     Args:
         source: a ``.yaml`` or ``.json`` file with a list of tasks, or with the key ``tasks`` that holds it; paths in it
             are relative to the file. Or a folder with a folder for each task, learned in the order of their names, each
-            with ``train.jsonl`` and ``held_out.jsonl`` and, if wanted, ``task.json`` with a score and examples. Or
-            tasks.
+            with ``train.jsonl`` and ``held_out.jsonl`` and, if wanted, ``prompts.jsonl``, and ``task.json`` with a
+            score and examples. Or tasks.
 
     Raises:
         DataError: it is none of these, or a task is incomplete.
@@ -165,16 +180,23 @@ def _folder_tasks(path: Path) -> Iterable[Task]:
         if not isinstance(settings, dict):
             raise DataError(f"{folder / 'task.json'} holds no object", hint='Such as {"score": "exact"}.')
         files = {"train": _first(folder, _TRAIN), "held_out": _first(folder, _HELD_OUT)}
+        if (prompts := _present(folder, _PROMPTS)) is not None:
+            files["prompts"] = prompts
         # Numbers in front of a name put folders into order and are no part of it.
         name = folder.name.lstrip("0123456789").lstrip("-_. ") or folder.name
         yield _task({"name": name, **files, **settings}, str(folder), folder)
 
 
 def _first(folder: Path, names: Sequence[str]) -> str:
-    for name in names:
-        if (folder / name).is_file():
-            return name
-    raise DataError(f"{folder} has no {names[0]}", hint="A task's folder holds train.jsonl and held_out.jsonl.")
+    found = _present(folder, names)
+    if found is None:
+        raise DataError(f"{folder} has no {names[0]}", hint="A task's folder holds train.jsonl and held_out.jsonl.")
+    return found
+
+
+def _present(folder: Path, names: Sequence[str]) -> str | None:
+    """The first of these files that is there."""
+    return next((name for name in names if (folder / name).is_file()), None)
 
 
 def _document(path: Path) -> Any:
@@ -198,7 +220,9 @@ def _task(row: Any, place: str, folder: Path) -> Task:
         raise DataError(f"{place} has the unknown {listing(unknown)}", hint=f"Known are {listing(_KEYS)}.")
     if not isinstance(row.get("examples", 1), int) or isinstance(row.get("examples"), bool):
         raise DataError(f"{place}: examples is no number")
-    paths = {key: _path(row[key], folder) for key in ("train", "held_out")}
+    if not isinstance(row.get("prompts", ""), str):
+        raise DataError(f"{place}: prompts is no file")
+    paths = {key: _path(row[key], folder) for key in ("train", "held_out", "prompts") if key in row}
     return Task(**{**row, **paths})
 
 

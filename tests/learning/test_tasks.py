@@ -41,12 +41,27 @@ def test_yaml_as_people_write_it(tmp_path):
     assert (task.name, task.measure, task.examples) == ("one", "likelihood", 3)
 
 
+def test_prompts_for_a_router(tmp_path):
+    written(tmp_path, "a.jsonl")
+    (tmp_path / "asked.txt").write_text("What is one?\n\nAnd two?\n\nAnd three?\n")
+    (tmp_path / "tasks.yml").write_text(
+        "- {name: one, train: a.jsonl, held_out: a.jsonl, prompts: asked.txt, examples: 2}\n"
+        "- {name: two, train: a.jsonl, held_out: a.jsonl}\n"
+    )
+    one, two = read_tasks(tmp_path / "tasks.yml")
+    assert [sample.text for sample in one.shown] == ["What is one?", "And two?"]
+    assert two.shown == two.training
+    assert one.key != Task("one", one.train, one.held_out, examples=2).key
+
+
 def test_a_folder(tmp_path):
     for name in ("02-code", "01-math", ".hidden"):
         written(tmp_path / name, "train.jsonl", "held_out.jsonl")
     (tmp_path / "01-math" / "task.json").write_text('{"score": "number"}')
+    written(tmp_path / "02-code", "prompts.jsonl")
     tasks = read_tasks(tmp_path)
     assert [(task.name, task.measure) for task in tasks] == [("math", "number"), ("code", "likelihood")]
+    assert [task.prompts for task in tasks] == [None, tmp_path / "02-code" / "prompts.jsonl"]
 
 
 def test_labels_are_what_is_scored_where_there_are_some():
@@ -71,6 +86,7 @@ def test_the_key_is_of_the_content():
         ('[{"name": "a"}]', "task 1 is incomplete"),
         ('[{"name": "a", "train": "a.jsonl", "held_out": "a.jsonl", "colour": 1}]', "unknown colour"),
         ('[{"name": "a", "train": "a.jsonl", "held_out": "a.jsonl", "examples": "x"}]', "examples is no number"),
+        ('[{"name": "a", "train": "a.jsonl", "held_out": "a.jsonl", "prompts": 3}]', "prompts is no file"),
         ('[{"name": "a", "train": "a.jsonl", "held_out": "a.jsonl", "score": "x"}]', "no score 'x'"),
     ],
 )
