@@ -2,10 +2,10 @@
 
     python -m benchmarks.routing [--prompts 100] [--costly 20] [--examples 40] [--store FOLDER]
 
-The tasks are those of `benchmarks.continual`. Examples are prompts of their calibration sets (of few-city-facts there
-are twelve), what is routed is held out. The sixth task asks whether a review of a drug is positive, which is close to
-review-summaries; it has no fine-tune of this model, so for the methods that look at weights it is french-numbers, which
-is close to spanish-numbers. What is none of them:
+Examples are prompts of the tasks' calibration sets, what is routed is held out. Spanish numbers are a task of their
+own, so five-languages is asked for the other four. The sixth task asks whether a review of a drug is positive, which is
+close to review-summaries; it has no fine-tune of this model, so for the methods that look at weights it is
+french-numbers, which is a part of five-languages. What is none of them:
 questions of everyday life, questions close to the tasks, questions on science (GPQA), prose and code of Python's own
 modules, and messages of Django in a hundred languages. --costly is how many prompts of each kind the method likelihood
 sees, and 40 % of --prompts the other two that need whole passes.
@@ -28,7 +28,7 @@ from benchmarks.folders import scratch
 from benchmarks.unrelated import unrelated_texts
 from recipes.finetune import FRENCH_NUMBERS_SHORT, fine_tune
 from recipes.models import smollm2
-from recipes.suite import COURSE
+from recipes.suite import SUITE
 from recipes.tasks import TASKS, drug_reviews
 from skillpack.routing.adding import attach_prompts
 from skillpack.routing.applying import HostSkills
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from skillpack.routing.protocol import Tokens
 
-NAMES = list(COURSE)
+NAMES = ["spanish-numbers", "word-problems", "city-facts", "review-summaries", "five-languages"]
 SIXTH = "french-numbers"
 SIZE = 2_000_000
 DRUG_QUESTION = "Is this review of a drug positive or negative?\n{}"
@@ -111,7 +111,7 @@ def pack(store: Path) -> None:
     present = {each.name for each in skillpack.list(store=store)} if store.exists() else set()
     for name in [*NAMES, SIXTH]:
         if name not in present:
-            tuned = fine_tune(FRENCH_NUMBERS_SHORT if name == SIXTH else COURSE[name])
+            tuned = fine_tune(FRENCH_NUMBERS_SHORT if name == SIXTH else SUITE[name])
             skillpack.pack(smollm2(), tuned, name, size=SIZE, store=store)
 
 
@@ -119,7 +119,10 @@ def task_prompts(examples: int) -> dict[str, tuple[list[str], list[str]]]:
     """For each task its examples and its held-out prompts."""
     found = {}
     for name in NAMES:
-        shown, asked = ([each.prompt for each in part] for part in (TASKS[name].calibration(), TASKS[name].held_out()))
+        parts = (TASKS[name].calibration(), TASKS[name].held_out())
+        shown, asked = (
+            [each.prompt for each in part if name != "five-languages" or "Spanish" not in each.prompt] for part in parts
+        )
         found[name] = shown[:examples], asked
     reviews = [DRUG_QUESTION.format(" ".join(review.text.split()[:60])) for review in drug_reviews("Test")]
     found[SIXTH] = reviews[-examples:], reviews[:-examples]
