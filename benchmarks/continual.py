@@ -5,7 +5,7 @@
 SmolLM2 learns five tasks (Spanish numbers, facts about cities, word problems, what drugs were taken for, dates in
 German), MiniLM three of classification. Scores are from 0 to 1, on held-out prompts; rows are after each task. Every
 trained model and every measurement is kept in the recipes' cache folder, so that a run that is interrupted goes on. The
-whole takes four to five hours on two slow cores, nearly all of it for training.
+whole takes hours, nearly all of them for training.
 """
 
 from __future__ import annotations

@@ -209,7 +209,7 @@ def _routing() -> Iterator[_Row]:
 
 
 def _continual() -> Iterator[_Row]:
-    """How much of the experts' average score is there after the last of five tasks, best last."""
+    """How much of the experts' average score is there after the last of five tasks."""
     found, command = _figures("continual")
     course = found["smollm2"]
     every = course["approaches"].values()
