@@ -27,7 +27,8 @@ __all__ = ["Answer", "Client", "origin_of"]
 _CHUNK = 1 << 20  # bytes
 _REDIRECTS = 5
 _REDIRECTING = {301, 302, 303, 307, 308}
-_PASSING = {429, 502, 503, 504}
+# 500 too: a registry that keeps files answers so when a tag is read at the moment when another client writes it.
+_PASSING = {429, 500, 502, 503, 504}
 _TRIES = 4
 _LONGEST_PAUSE = 20.0  # seconds
 _SLOWEST = 4096  # bytes a second, over the time of one timeout
