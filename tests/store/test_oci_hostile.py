@@ -337,7 +337,7 @@ def test_next_to_nothing_is_answered(serve):
 
 
 def test_a_busy_server_is_asked_again(serve):
-    answers = iter([503, 429, 502])
+    answers = iter([503, 429, 500])
 
     def answer(handler):
         handler.reply(next(answers, 200), b'{"tags":[]}', Retry_After="0")
