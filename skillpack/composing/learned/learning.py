@@ -130,12 +130,8 @@ def learn_weights(
     groups = read_groups(data)
     live = LiveSum(base, [active.skill for active in skills], course.device)
     lesson = _Lesson(live, open_tokenizer(base), course, progress)
-    about = {"texts": digest_of_samples(groups), **asdict(course)}
-    del about["device"]
     learned = lesson.learn(method, groups)
-    options = {f"option.{name}": value for name, value in options_of(method).items()}  # type: ignore[arg-type]
-    facts = {"method": method.name, **options, **about, **learned.facts}
-    return replace(learned, facts=facts)
+    return replace(learned, facts={**facts_of(method, course, groups), **learned.facts})
 
 
 @dataclass(frozen=True)
@@ -217,6 +213,33 @@ class _Lesson:
         )
 
 
+def facts_of(method: Any, course: Course, groups: Sequence[Sequence[Sample]]) -> dict[str, Any]:
+    """What is learned from and how, for a recipe.
+
+    Args:
+        method: a dataclass of options with a `name`.
+        course: how long and how.
+        groups: the texts of each task.
+    """
+    options = {f"option.{name}": value for name, value in options_of(method).items()}
+    about = {"texts": digest_of_samples(groups), **asdict(course)}
+    del about["device"]
+    return {"method": method.name, **options, **about}
+
+
+def check_unweighted(skills: Sequence[Active], method: str) -> None:
+    """Refuse skills that come with weights.
+
+    Raises:
+        UsageError: some do.
+    """
+    if weighted := [active.skill.name for active in skills if active.weight != 1]:
+        raise UsageError(
+            f"{method} learns the weights itself, and {listing(weighted)} came with one",
+            hint="Name the skills without weights.",
+        )
+
+
 def weights_by_name(live: LiveSum, weights: torch.Tensor) -> tuple[float, ...] | dict[str, list[float]]:
     """Weights as `skillpack.compose` takes them: of the skills, or of the skills in each tensor of the base.
 
@@ -243,11 +266,7 @@ def split(groups: Sequence[Sequence[Sample]]) -> tuple[list[list[Sample]], list[
 def _check(skills: Sequence[Active], method: LearnedMethod, course: Course) -> None:
     if not skills:
         raise UsageError("There are no skills to learn about", hint="Name at least one.")
-    if weighted := [active.skill.name for active in skills if active.weight != 1]:
-        raise UsageError(
-            f"{method.name} learns the weights itself, and {listing(weighted)} came with one",
-            hint="Name the skills without weights.",
-        )
+    check_unweighted(skills, method.name)
     if isinstance(method, Localise) and len(skills) > 1:
         raise UsageError("localise looks for the region of one skill", hint="Name one skill.")
     if course.steps < (0 if isinstance(method, Localise) else 1):

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from skillpack.composing.keeping import commit_composed, put_composed, report_of
 from skillpack.composing.known_base import open_base
-from skillpack.composing.learned.examples import Examples, digest_of_samples, read_groups
+from skillpack.composing.learned.examples import Examples, read_groups
 from skillpack.composing.learned.learning import (
     ANSWER_TOKENS,
     BATCH,
     MAX_TOKENS,
     STEPS,
     Course,
+    check_unweighted,
     ends,
+    facts_of,
     split,
     weights_by_name,
 )
 from skillpack.composing.learned.live import LiveSum
-from skillpack.composing.protocol import options_of
 from skillpack.composing.skills import compose
 from skillpack.composing.tinting.fitting import Tinting, distance, fit, put, spot_of, verdicts
 from skillpack.composing.tinting.layers import LayerMaker
-from skillpack.errors import UsageError, listing
+from skillpack.errors import UsageError
 from skillpack.grafting.addresses import Shelf
 from skillpack.live.generation import complete
 from skillpack.live.models import open_tokenizer
@@ -164,7 +165,7 @@ def learn_tints(
     layer = live.names[spot_of(live, how.layer)]
     lesson = _Lesson.prepared(live, open_tokenizer(base), course, groups, progress)
     found = fit(live, lesson.examples, how, steps=steps, seed=seed, progress=progress)
-    facts = _facts(replace(how, layer=layer), course, groups, found)
+    facts = {**facts_of(replace(how, layer=layer), course, groups), "losses": ends(found.losses)}
     what = message or f"Compose {', '.join(active.skill.name for active in skills)} by {how.name}"
     committing: dict[str, Any] = {"branch": branch, "author": author}
     shared = compose(
@@ -310,14 +311,6 @@ class _Lesson:
         return total
 
 
-def _facts(how: Tinting, course: Course, groups: Sequence[Sequence[Sample]], found: Tinted) -> dict[str, Any]:
-    """What was learned from and how, for recipes."""
-    options = {f"option.{key}": value for key, value in options_of(how).items()}  # type: ignore[arg-type]
-    about = {"texts": digest_of_samples(groups), **asdict(course)}
-    del about["device"]
-    return {"method": how.name, **options, **about, "losses": ends(found.losses)}
-
-
 def _name_of(name: str, expert: str) -> str:
     return f"{name}-{expert}"
 
@@ -325,12 +318,7 @@ def _name_of(name: str, expert: str) -> str:
 def _check(skills: Sequence[Active], name: str, groups: Sequence[Sequence[Sample]], steps: int) -> None:
     if len(skills) < 2:
         raise UsageError("Tinting is for a skill that is composed of several", hint="Name two skills or more.")
-    names = [active.skill.name for active in skills]
-    if weighted := [active.skill.name for active in skills if active.weight != 1]:
-        raise UsageError(
-            f"tinting learns the weights itself, and {listing(weighted)} came with one",
-            hint="Name the skills without weights.",
-        )
+    check_unweighted(skills, Tinting.name)
     if len(groups) != len(skills):
         raise UsageError(
             f"There are texts of {len(groups)} tasks for {len(skills)} skills",
@@ -338,5 +326,5 @@ def _check(skills: Sequence[Active], name: str, groups: Sequence[Sequence[Sample
         )
     if steps < 1:
         raise UsageError(f"{steps} steps make no sense", hint="Ask for one or more.")
-    for each in names:
-        check_skill_name(_name_of(name, each))
+    for active in skills:
+        check_skill_name(_name_of(name, active.skill.name))
