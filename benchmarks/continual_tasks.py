@@ -13,12 +13,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparing.pairs import chats
+from benchmarks.unrelated import messages
 from recipes.finetune import CLASSIFIER, fine_tune
 from recipes.models import minilm, smollm2
 from recipes.suite import COURSE, SUITE
 from recipes.tasks import TASKS, drug_reviews
 from recipes.tasks.numbers import FIVE_LANGUAGES, LANGUAGES
-from recipes.tasks.reviews import review_rows
+from recipes.tasks.task import shuffled
 from recipes.wheels import cache_dir
 from skillpack.learning import Task, Training
 from skillpack.learning.training import fine_tune as train
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 HELD_OUT = 100
 """Samples that each task is measured on."""
 _CALIBRATION = 64
-_CONDITIONS = 5
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def courses(held_out: int = HELD_OUT) -> dict[str, Course]:
     language = Course("smollm2", smollm2(), tuple(_chat(name, score, held_out) for name, score in scores.items()))
     return {
         language.name: language,
-        "minilm": Course("minilm", minilm(), (_reviews(held_out), _conditions(held_out), _languages(held_out))),
+        "minilm": Course("minilm", minilm(), (_reviews(held_out), _messages(held_out), _languages(held_out))),
     }
 
 
@@ -130,20 +130,16 @@ def _reviews(held_out: int) -> Learned:
     return Learned(task, training, constant=False, calibration=test[held_out:], recipe=recipe)
 
 
-def _conditions(held_out: int) -> Learned:
-    """What a drug was taken for, one of the conditions with most reviews."""
-    rows = {split: [(row["condition"], text) for row, text in review_rows(split)] for split in ("Train", "Test")}
-    usual = {name for name, _ in Counter(name for name, _ in rows["Train"]).most_common(_CONDITIONS)}
-    train_set, test = (
-        [Sample(text=text, label=name) for name, text in rows[split] if name in usual] for split in ("Train", "Test")
+def _messages(held_out: int) -> Learned:
+    """The language of a message of Django."""
+    known = {name: messages()[code] for code, name in LANGUAGES.items()}
+    count = Counter(text for texts in known.values() for text in texts)
+    samples = shuffled(
+        Sample(text=text, label=name) for name, texts in known.items() for text in sorted(texts) if count[text] == 1
     )
-    # Some reviews are in both under two names of a drug.
-    measured = {sample.text for sample in test}
-    train_set = [sample for sample in train_set if sample.text not in measured]
+    test, rest, train_set = samples[:held_out], samples[held_out:][:_CALIBRATION], samples[held_out + _CALIBRATION :]
     training = Training(steps=100, batch=16, learning_rate=3e-4, max_tokens=96)
-    return Learned(
-        Task("drug-conditions", train_set, test[:held_out]), training, constant=False, calibration=test[held_out:]
-    )
+    return Learned(Task("message-languages", train_set, test), training, constant=False, calibration=rest)
 
 
 def _languages(held_out: int) -> Learned:

@@ -2,13 +2,11 @@
 
     python -m benchmarks.routing [--prompts 100] [--costly 20] [--examples 40] [--store FOLDER]
 
-Examples are prompts of the tasks' calibration sets, what is routed is held out. Spanish numbers are a task of their
-own, so five-languages is asked for the other four. The sixth task asks whether a review of a drug is positive, which is
-close to review-summaries; it has no fine-tune of this model, so for the methods that look at weights it is
-french-numbers, which is a part of five-languages. What is none of them:
-questions of everyday life, questions close to the tasks, questions on science (GPQA), prose and code of Python's own
-modules, and messages of Django in a hundred languages. --costly is how many prompts of each kind the method likelihood
-sees, and 40 % of --prompts the other two that need whole passes.
+Examples are prompts of the tasks' calibration sets, what is routed is held out; the skills are those of
+`benchmarks.continual`, 2 MB each. The sixth writes numbers in French words, close to the one of Spanish numbers. What
+is none of them: questions of everyday life, questions close to the tasks, questions on science (GPQA), prose and code
+of Python's own modules, and messages of Django in a hundred languages. --costly is how many prompts of each kind the
+method likelihood sees, and 40 % of --prompts the other two that need whole passes.
 """
 
 from __future__ import annotations
@@ -28,8 +26,8 @@ from benchmarks.folders import scratch
 from benchmarks.unrelated import unrelated_texts
 from recipes.finetune import FRENCH_NUMBERS_SHORT, fine_tune
 from recipes.models import smollm2
-from recipes.suite import SUITE
-from recipes.tasks import TASKS, drug_reviews
+from recipes.suite import COURSE
+from recipes.tasks import TASKS
 from skillpack.routing.adding import attach_prompts
 from skillpack.routing.applying import HostSkills
 from skillpack.routing.examples import find_examples
@@ -44,10 +42,9 @@ if TYPE_CHECKING:
 
     from skillpack.routing.protocol import Tokens
 
-NAMES = ["spanish-numbers", "word-problems", "city-facts", "review-summaries", "five-languages"]
-SIXTH = "french-numbers"
+NAMES = list(COURSE)
+SIXTH = FRENCH_NUMBERS_SHORT.task
 SIZE = 2_000_000
-DRUG_QUESTION = "Is this review of a drug positive or negative?\n{}"
 LIMITS = {"accuracy": 0.97, "abstains": 0.90, "changed": 0.01, "milliseconds": 3.0}
 """Of the method prototype."""
 
@@ -90,8 +87,8 @@ def measure(store: Path, given: argparse.Namespace) -> list[str]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2())
     base = Remembering(model, tokenizer, HostSkills(model, store, "main"))
     tasks = task_prompts(given.examples)
-    teach(store, base, {name: tasks[name][0] for name in [*NAMES, SIXTH]})
-    held_out = {name: tasks[name][1] for name in [*NAMES, SIXTH]}
+    teach(store, base, {name: shown for name, (shown, _) in tasks.items()})
+    held_out = {name: asked for name, (_, asked) in tasks.items()}
     arguments = f"--prompts {given.prompts} --costly {given.costly} --examples {given.examples}"
     figures: dict[str, Any] = {"examples": given.examples, "layer": base.layer, "methods": {}}
     if set(given.methods) != set(OWN):
@@ -109,24 +106,20 @@ def measure(store: Path, given: argparse.Namespace) -> list[str]:
 def pack(store: Path) -> None:
     """Pack the skills, unless they are there."""
     present = {each.name for each in skillpack.list(store=store)} if store.exists() else set()
-    for name in [*NAMES, SIXTH]:
+    for name, recipe in {**COURSE, SIXTH: FRENCH_NUMBERS_SHORT}.items():
         if name not in present:
-            tuned = fine_tune(FRENCH_NUMBERS_SHORT if name == SIXTH else SUITE[name])
-            skillpack.pack(smollm2(), tuned, name, size=SIZE, store=store)
+            skillpack.pack(smollm2(), fine_tune(recipe), name, size=SIZE, store=store)
 
 
 def task_prompts(examples: int) -> dict[str, tuple[list[str], list[str]]]:
     """For each task its examples and its held-out prompts."""
-    found = {}
-    for name in NAMES:
-        parts = (TASKS[name].calibration(), TASKS[name].held_out())
-        shown, asked = (
-            [each.prompt for each in part if name != "five-languages" or "Spanish" not in each.prompt] for part in parts
+    return {
+        name: (
+            [each.prompt for each in TASKS[name].calibration()[:examples]],
+            [each.prompt for each in TASKS[name].held_out()],
         )
-        found[name] = shown[:examples], asked
-    reviews = [DRUG_QUESTION.format(" ".join(review.text.split()[:60])) for review in drug_reviews("Test")]
-    found[SIXTH] = reviews[-examples:], reviews[:-examples]
-    return found
+        for name in [*NAMES, SIXTH]
+    }
 
 
 def teach(store: Path, base: Base, examples: Mapping[str, Sequence[str]]) -> None:

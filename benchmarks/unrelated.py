@@ -158,12 +158,18 @@ def _python() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 @cache
-def _languages() -> tuple[str, ...]:
-    """Messages in languages other than English."""
-    found = set()
-    for file in unpacked_wheel(DJANGO_WHEEL).glob("django/**/locale/*/LC_MESSAGES/django.mo"):
-        if not file.parent.parent.name.startswith("en"):
+def messages() -> dict[str, frozenset[str]]:
+    """Django's messages in each locale that is not English, such as `pt_BR`."""
+    found: dict[str, set[str]] = {}
+    for file in sorted(unpacked_wheel(DJANGO_WHEEL).glob("django/**/locale/*/LC_MESSAGES/django.mo")):
+        locale = file.parent.parent.name
+        if not locale.startswith("en"):
             with file.open("rb") as opened:
                 catalog = gettext.GNUTranslations(opened)._catalog  # type: ignore[attr-defined]  # noqa: SLF001
-            found |= {text for key, text in catalog.items() if key and text != key and len(text) > _SHORTEST}
-    return tuple(sorted(found))
+            found.setdefault(locale, set()).update(text for key, text in catalog.items() if key and text != key)
+    return {locale: frozenset(texts) for locale, texts in found.items()}
+
+
+def _languages() -> tuple[str, ...]:
+    """Messages in languages other than English."""
+    return tuple(sorted({text for texts in messages().values() for text in texts if len(text) > _SHORTEST}))

@@ -17,7 +17,7 @@ import torch
 import skillpack
 from benchmarks.baselines.graftllm import GraftLLM
 from benchmarks.baselines.moments import input_moments
-from benchmarks.baselines.protocol import apply
+from benchmarks.baselines.protocol import apply, replace_tensors
 from benchmarks.continual_baselines.lora import ADAPTER, SequentialLora, open_adapter, train_adapter
 from benchmarks.continual_baselines.protocol import Opened, Result
 from skillpack.learning.learner import ContinualLearner
@@ -100,7 +100,14 @@ class Published:
         ]
 
         def model_of(place: int) -> Any:
-            return apply(course.base, method.load(room / course.tasks[place].task.name, course.base))
+            learned = course.tasks[place]
+            tensors = method.load(room / learned.task.name, course.base)
+            if not course.classes:
+                return apply(course.base, tensors)
+            # The base has no head. All that the fine-tune changes is replaced, and the rest is the base's.
+            model = open_model(learned.expert)
+            replace_tensors(model, tensors)
+            return model
 
         return _result(course, cache, model_of, sizes, self.routes)
 

@@ -27,7 +27,8 @@ from skillpack.codecs.tucker import Tucker, tensor_shape
 from skillpack.errors import NotFiniteError, SkillPackError
 from skillpack.packing.allocate import cheapest, total
 from skillpack.packing.analysis import LOCAL, Analyst, Offer
-from skillpack.packing.spool import spool, spooled
+from skillpack.packing.spool import give_back, spool, spooled
+from skillpack.packing.workers import LARGE
 from skillpack.skill import first_rows
 from skillpack.tensors import DTYPE_BYTES, FLOAT_DTYPES, Tensor
 
@@ -345,6 +346,8 @@ class LossyPlan:
         decoded = codec_named(part.codec).decode(part.parameters, readers, layout, None)
         if isinstance(decoded, Tensor):
             raise TypeError(f"codec {part.codec} is lossless")
+        if self.elements >= LARGE:
+            give_back()
         return self.error(decoded)
 
     def error(self, decoded: Floats) -> float:

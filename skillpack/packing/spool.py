@@ -1,9 +1,11 @@
-"""Arrays that live in unnamed temporary files instead of memory, and go away with their last reference."""
+"""Little memory for large tensors: arrays in unnamed temporary files, and memory that goes back when it is free."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import tempfile
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 def spooled(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """A writable array of zeros backed by a file in the folder for temporary files (``TMPDIR``).
+
+    The file has no name, and goes away with the array's last reference.
 
     Raises:
         OSError: that folder is full or cannot be written.
@@ -37,3 +41,13 @@ def _copied(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     copy = spooled(array.shape, array.dtype)
     copy[...] = array
     return copy
+
+
+def give_back() -> None:
+    """Let the operating system have the memory that is free.
+
+    Of what tensors took glibc keeps hundreds of megabytes, as long as a byte behind them is in use.
+    """
+    # Other C libraries have no such function, nor the trouble.
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

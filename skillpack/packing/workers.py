@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from skillpack.packing.spool import give_back
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -52,6 +54,7 @@ class Threads:
             first = 0
             while first < len(items):
                 if elements(items[first]) >= LARGE:
+                    give_back()
                     yield work(items[first])
                     first += 1
                     continue

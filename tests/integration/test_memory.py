@@ -1,8 +1,12 @@
-"""Memory is bounded by the largest tensor: the 300 MB case of ``python -m benchmarks.memory``."""
+"""Memory is bounded by the largest tensor: the small cases of ``benchmarks.memory`` and ``benchmarks.compose``."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from benchmarks.compose import memory_of
 from benchmarks.memory import measure
+from benchmarks.synthetic import Architecture
 
 
 def test_packing_and_installing_stay_within_the_limit(room):
@@ -11,3 +15,11 @@ def test_packing_and_installing_stay_within_the_limit(room):
     peaks = {name: usage["peak_anonymous_bytes"] for name, usage in found["commands"].items()}
     assert min(peaks.values()) > 20_000_000, "nothing was measured"
     assert max(peaks.values()) <= found["limit_bytes"], peaks
+
+
+def test_composing_stays_within_the_limit_and_goes_on_where_it_was_killed(room):
+    found = memory_of(room, replace(Architecture.of_size(300_000_000), layers=2), 10, ["sum", "ties"])
+    peaks = {name: usage["peak_anonymous_bytes"] for name, usage in found["methods"].items()}
+    assert min(peaks.values()) > 20_000_000, "nothing was measured"
+    assert max(peaks.values()) <= found["limit_bytes"], peaks
+    assert found["killed"]["resumed"] >= found["killed"]["finished_before_the_kill"] >= 4
