@@ -49,6 +49,7 @@ from skillpack_store import Repository, digest_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_WORKERS = 2
 _ALLOWANCE = 400_000_000
 _COPIES = 6
 """Times the largest tensor, in the base's 16 bits, that may be in memory: three times in fp32."""
@@ -102,6 +103,7 @@ def memory_of(work: Path, architecture: Architecture, skills: int, methods: list
         "largest_tensor_bytes": max(sizes),
         "layers": architecture.layers,
         "skills": skills,
+        "workers": _WORKERS,
         "limit_bytes": _ALLOWANCE + _COPIES * max(sizes),
         "methods": {},
     }
@@ -119,7 +121,8 @@ def memory_of(work: Path, architecture: Architecture, skills: int, methods: list
 def _command(parts: list[str], method: str, store: Path) -> list[str]:
     options = ["--option", "bottom=0", "--option", "top=0", "--option", "transition=0"]
     extra = options if method == "layer-swapping" else []
-    return [COMMAND, "compose", *parts, "--method", method, *extra, "--name", "all", "--store", str(store), "--json"]
+    where = ["--name", "all", "--store", str(store), "--workers", str(_WORKERS), "--json"]
+    return [COMMAND, "compose", *parts, "--method", method, *extra, *where]
 
 
 def killed(command: list[str], environment: Mapping[str, str], home: Path) -> dict[str, Any]:
