@@ -207,6 +207,7 @@ def _composed(
     skills: Sequence[Active], recipe: Recipe, how: Method, known: KnownBase, working: tuple[Hands, Progress]
 ) -> Iterator[Made]:
     composition = Composition(tuple(skills), recipe, known, find_targets(skills, known))
+    _check_weighted(composition)
     with made(composition, how, *working) as found:
         yield found
 
@@ -252,6 +253,15 @@ def _checked(weights: Mapping[str, Sequence[float]], skills: Sequence[Active]) -
         if len(found) != len(skills):
             raise UsageError(f"Tensor {name} has {len(found)} weights for {len(skills)} skills")
     return weights
+
+
+def _check_weighted(composition: Composition) -> None:
+    names = {target.reference for target in composition.targets.values()}
+    if unknown := sorted(composition.recipe.weights.keys() - names - composition.base.digests.keys()):
+        raise UsageError(
+            f"There are weights for {listing(unknown)}, which no skill changes",
+            hint="Weights go by the names of the base's tensors, as skillpack show --tensors lists them.",
+        )
 
 
 def _number(weight: float) -> float:

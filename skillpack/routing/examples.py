@@ -33,6 +33,8 @@ MOST_EXAMPLES: Final = 512
 PROBE: Final = "The quick brown fox jumps over the lazy dog. What does it do next?"
 _SAME: Final = 0.05
 """Distance of two features of the probe, relative to their norm, that bf16 and another machine may make."""
+_TWICE: Final = 1e-3
+"""That distance below which two features are of one prompt, computed in other batches."""
 _TITLE: Final = "examples.safetensors"
 
 
@@ -106,9 +108,20 @@ def _joined(found: Sequence[Examples]) -> Examples | None:
     """All of them, each once."""
     if not found:
         return None
-    prompts = torch.cat([each.prompts for each in found])[:MOST_EXAMPLES]
+    # Where a prompt is there twice, the one stays of which more is known.
+    found = sorted(found, key=lambda each: each.refined is None)
+    every = torch.cat([each.prompts for each in found])
+    once = _first_of_each(every)
     whole = [each.refined for each in found if each.refined is not None]
-    return Examples(prompts, torch.cat(whole)[:MOST_EXAMPLES] if whole else None)
+    refined = torch.cat(whole)[once[: sum(map(len, whole))]] if whole else None
+    return Examples(every[once][:MOST_EXAMPLES], None if refined is None else refined[:MOST_EXAMPLES])
+
+
+def _first_of_each(features: torch.Tensor) -> torch.Tensor:
+    """Which rows are not there already, bool."""
+    distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    twins = (distances <= _TWICE * features.norm(dim=1)).tril(-1)
+    return ~twins.any(1)
 
 
 def _read(repository: Repository, entry: Descriptor, digest: str, base: Base) -> Examples:

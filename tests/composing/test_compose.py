@@ -286,7 +286,8 @@ def test_skills_of_different_bases_are_refused(compose, library, tmp_path):
         (["ada", "bob"], {"weights": [1, float("nan")]}, "no weight"),
         (["ada", "bob"], {"weights": {MATRIX: [1]}}, "has 1 weights"),
         (["ada", "bob"], {"method": Ties(), "options": {"density": 0.5}}, "has its options"),
-        (["ada"], {"weights": {name: [0.0] for name in ("x",)}, "method": "no"}, "no method 'no'"),
+        (["ada", "bob"], {"weights": {"no.such": [1, 1]}}, "weights for no.such"),
+        (["ada"], {"method": "no"}, "no method 'no'"),
     ],
 )
 def test_wrong_questions(compose, addresses, options, message):

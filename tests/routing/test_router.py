@@ -185,6 +185,13 @@ class TestExamples:
         assert len(found.refined) == 16  # the new ones are without
         again = skillpack.add_examples("math", MATH[16:22], model, tokenizer=tokenizer, refined=False, store=store)
         assert again == report
+        # Of eight that were there already and two new ones only the new ones count.
+        more = skillpack.add_examples("math", MATH[14:24], model, tokenizer=tokenizer, refined=False, store=store)
+        assert (more.added, more.total) == (10, 24)
+        # Others count where what the skill makes of them is known too.
+        both = skillpack.add_examples("math", MATH[18:24], model, tokenizer=tokenizer, store=store)
+        found = find_examples(open_existing(store), report.digest, base)
+        assert (both.total, len(found), len(found.refined)) == (24, 24, 22)
         assert skillpack.fsck(store=store).findings == []
 
     def test_those_of_another_base_or_layer_are_refused(self, world, model, tokenizer, tmp_path):
@@ -227,8 +234,8 @@ class TestExamples:
         base = Base(model, tokenizer, HostSkills(model, store, "main"))
         with pytest.raises(DataError, match="cannot be used"):
             find_examples(repository, found.digest, base)
-        skillpack.add_examples("plain", MIXED * 2, model, tokenizer=tokenizer, refined=False, store=store)
-        assert len(find_examples(repository, found.digest, base)) == 8
+        skillpack.add_examples("plain", MIXED, model, tokenizer=tokenizer, refined=False, store=store)
+        assert len(find_examples(repository, found.digest, base)) == len(MIXED)
 
     def test_too_few_or_too_many_are_refused(self, world, model, tokenizer):
         for count in (0, 3, 513):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from skillpack.composing.learned.concrete import Concrete
 from skillpack.composing.learned.learning import (
     BATCH,
     MAX_TOKENS,
@@ -68,7 +70,7 @@ def learned_compose(
         steps: of gradient descent.
         batch: texts of each task that a step draws.
         max_tokens: texts that are longer are cut.
-        seed: of the order of the texts.
+        seed: of the order of the texts, and of what a method draws.
         learn_device: torch device to learn on.
         size: bytes on disk that the skill may take, see `skillpack.compose`.
         store: folder of the store; by default the user's own.
@@ -96,6 +98,8 @@ def learned_compose(
     """
     check_skill_name(name)
     how = learned_method(method, options)
+    if isinstance(how, Concrete) and isinstance(method, str) and "seed" not in (options or {}):
+        how = replace(how, seed=seed)
     skills = Shelf(open_existing(store), branch).find(addresses)
     course = Course(steps, batch, max_tokens, seed, learn_device)
     found = learn_weights(skills, how, data, base, course=course, progress=progress)

@@ -97,9 +97,10 @@ def test_a_region_of_a_skill_is_a_smaller_skill(tiny, store):
 
 def test_a_mask_for_both(tiny, store):
     report = learned_compose(
-        ["english", "german"], "both", method="concrete", data=tiny.tasks, base=tiny.base, store=store, **QUICK
+        ["english", "german"], "both", method="concrete", data=tiny.tasks, base=tiny.base, store=store, seed=5, **QUICK
     )
     assert report.recipe.method == "concrete"
+    assert report.recipe.learned["option.seed"] == report.recipe.learned["seed"] == 5
     assert [part.weight for part in report.recipe.parts] == [0.3, 0.3]
 
 
