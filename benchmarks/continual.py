@@ -58,7 +58,7 @@ def main() -> None:
         found = {}
     for name in asked.courses:
         course = courses(asked.held_out)[name]
-        room = cache_dir() / "continual" / f"{name}-{asked.held_out}"
+        room = cache_dir() / "continual" / f"{name}-{course.key[:8]}"
         known = found.setdefault(name, {"approaches": {}})
         ours = _room(room, Ours(SHARE))
         report = learned_by_us(course, ours, SHARE).report()

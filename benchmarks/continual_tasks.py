@@ -7,8 +7,10 @@ solution.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +87,12 @@ class Course:
     def classes(self) -> bool:
         """Whether the tasks are of classifiers."""
         return self.tasks[0].task.measure == "label"
+
+    @property
+    def key(self) -> str:
+        """Digest of all that decides what is learned and measured; hexadecimal."""
+        decisive = [[one.task.key, asdict(one.training), one.constant] for one in self.tasks]
+        return hashlib.sha256(json.dumps([self.name, decisive], sort_keys=True).encode()).hexdigest()
 
 
 def courses(held_out: int = HELD_OUT) -> dict[str, Course]:

@@ -8,6 +8,7 @@ held-out ones are; facts about cities are trained with other words.
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -66,9 +67,12 @@ class Ours:
         sizes = [task.size for task in learner.report().tasks]
 
         def model_of(place: int) -> Any:
-            return _installed(learner.report().tasks[place].name, course, room)
+            return open_model(_installed(learner.report().tasks[place].name, course, room))
 
-        return _result(course, cache, model_of, sizes, self.routes)
+        result = _result(course, cache, model_of, sizes, self.routes)
+        for one in course.tasks:
+            _check_same(one.task.name, course, room)
+        return result
 
 
 @dataclass(frozen=True)
@@ -136,10 +140,12 @@ class LoraSet:
         how = SequentialLora(self.share, rank=self.rank)
         sizes = []
         for one in course.tasks:
-            folder = room / one.task.name
+            folder, whole = room / one.task.name, room / f"{one.task.name}-fp32"
             if not folder.is_dir():
-                train_adapter(how, course, one, folder, None)
-                _to_bf16(folder / ADAPTER)
+                if not whole.is_dir():
+                    train_adapter(how, course, one, whole, None)
+                _to_bf16(whole / ADAPTER)
+                whole.rename(folder)
             sizes.append((folder / ADAPTER).stat().st_size)
 
         def model_of(place: int) -> Any:
@@ -247,11 +253,23 @@ def _result(
     return Result(named, totals, routed if routes is not None else None)
 
 
-def _installed(name: str, course: Course, room: Path) -> Any:
+def _installed(name: str, course: Course, room: Path) -> Path:
+    """The model with a skill as it is measured, once for all rows of a matrix."""
     folder = room / "installed" / name
     if not folder.is_dir():
         skillpack.install(name, course.base, output=folder, store=room / "store")
-    return open_model(folder)
+    return folder
+
+
+def _check_same(name: str, course: Course, room: Path) -> None:
+    """What was measured has to be what the store gives after the last task, or else the last row is another one."""
+    again = room / "again"
+    shutil.rmtree(again, ignore_errors=True)
+    skillpack.install(name, course.base, output=again, store=room / "store")
+    for file in sorted(again.glob("*.safetensors")):
+        if not filecmp.cmp(file, _installed(name, course, room) / file.name, shallow=False):
+            raise RuntimeError(f"{name} is another model after the last task: {file.name} differs")
+    shutil.rmtree(again)
 
 
 def _moments(learned: Learned) -> dict[str, torch.Tensor]:
