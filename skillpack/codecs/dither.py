@@ -112,14 +112,15 @@ def read_groups(reader: ChunkReader, context: str, offsets: Offsets, *, fine: bo
         return UNIT * reader.take(context, offsets.size).astype(np.int64) + offsets
     symbols = np.empty(offsets.size, np.int64)
     for phase, chosen in _by_phase(offsets):
-        symbols[chosen] = reader.take(f"{context}.{phase}", int(np.count_nonzero(chosen)))
+        symbols[chosen] = reader.take(f"{context}.{phase}", chosen.size)
     return UNIT * symbols * np.sign(offsets) + offsets
 
 
-def _by_phase(offsets: Offsets) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
-    """Each magnitude of the offsets that occurs, numbered from 0, and where it does."""
+def _by_phase(offsets: Offsets) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+    """Each magnitude of the offsets that occurs, numbered from 0, and the places where it does."""
     phases = np.abs(offsets) >> 1
     for phase in range(_FINE // 2):
-        chosen = phases == phase
-        if chosen.any():
+        # Places are twice as fast as a mask.
+        chosen = np.flatnonzero(phases == phase)
+        if chosen.size:
             yield phase, chosen

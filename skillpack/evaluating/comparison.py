@@ -63,8 +63,16 @@ class Comparison:
                 f"with the skill the base does not have the tensors of the fine-tune: {listing(other)}", hint=hint
             )
 
-    def encode(self, samples: Sequence[Sample], max_tokens: int, progress: Progress) -> list[Batch]:
+    def encode(
+        self, samples: Sequence[Sample], max_tokens: int, progress: Progress, most: int | None = None
+    ) -> list[Batch]:
         """Batches of all samples that have something to measure; prompts are answered and labels remembered.
+
+        Args:
+            samples: texts, chats and prompts.
+            max_tokens: what is longer is cut at its end.
+            progress: called while prompts are answered.
+            most: most samples in a batch.
 
         Raises:
             DataError: there is none, or labels do not fit the classes.
@@ -75,7 +83,7 @@ class Comparison:
         else:
             samples = complete(self._tuned, self._tokenizer, samples, ANSWER_TOKENS, progress=progress)
         limit = longest(self._tuned, self._tokenizer, max_tokens)
-        batches = encode(samples, self._tokenizer, limit, self._batch_tokens(limit), whole=classes)
+        batches = encode(samples, self._tokenizer, limit, self._batch_tokens(limit), whole=classes, most=most)
         batches = [batch for batch in batches if len(batch.sample)]
         used = len({place for batch in batches for place in batch.sample.tolist()})
         if not used:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from skillpack.evaluating.comparison import Comparison
+from skillpack.evaluating.comparison import ANSWER_TOKENS, Comparison
 from skillpack.evaluating.evaluation import MAX_TOKENS
 from skillpack.evaluating.report import far_from_tuned
-from skillpack.live.generation import self_samples
+from skillpack.live.generation import complete, self_samples
 from skillpack.live.models import has_tokenizer, open_model, open_tokenizer
 from skillpack.live.whole import whole_folder
 from skillpack.progress import Progress, Stage, silent
@@ -31,6 +31,8 @@ _MEASURED_OF: Final = 4
 """One sample of so many is measured with and not learned from."""
 _LESSON: Final = 8
 """Samples that are learned from together."""
+_SORTED: Final = 64
+"""Samples of which those of similar length come together; what follows them is of all lengths again."""
 
 
 class Measured(NamedTuple):
@@ -68,7 +70,7 @@ class Trials:
 
     Attributes:
         tuned: the fine-tune.
-        samples: all of them.
+        samples: all of them; prompts with the fine-tune's answers.
         lessons: batches to learn from; empty unless that was asked for and there are texts enough.
 
     Raises:
@@ -80,18 +82,31 @@ class Trials:
         self, tuned: Any, tokenizer: Any, samples: Sequence[Sample], *, learn: bool = False, progress: Progress = silent
     ) -> None:
         self.tuned, self._tokenizer, self._progress = tuned, tokenizer, progress
+        if Comparison(tuned, tokenizer).task == "next token":
+            samples = complete(tuned, tokenizer, samples, ANSWER_TOKENS, progress=progress)
         self.samples = samples
         self.lessons: list[Batch] = []
         if learn and len(samples) >= LEAST_TO_LEARN:
-            self.lessons = self.small_batches([sample for at, sample in enumerate(samples) if at % _MEASURED_OF])
+            self.lessons = self._small(self._others)
             samples = samples[::_MEASURED_OF]
         self._batches = Comparison(tuned, tokenizer).encode(samples, MAX_TOKENS, progress)
 
-    def small_batches(self, samples: Sequence[Sample]) -> list[Batch]:
-        """Batches of a few samples each, those of similar length together."""
+    def some(self, count: int) -> list[Batch]:
+        """Small batches of so many samples, of those that may be learned from, whether or not they are."""
+        pool = self._others if len(self.samples) >= LEAST_TO_LEARN else self.samples
+        return self._small(pool[:: -(-len(pool) // count)])
+
+    @property
+    def _others(self) -> list[Sample]:
+        """Samples that are not measured where something is learned."""
+        return [sample for at, sample in enumerate(self.samples) if at % _MEASURED_OF]
+
+    def _small(self, samples: Sequence[Sample]) -> list[Batch]:
+        """All of them, those of similar length together."""
+        comparison = Comparison(self.tuned, self._tokenizer)
         found = [
-            Comparison(self.tuned, self._tokenizer).encode(samples[at : at + _LESSON], MAX_TOKENS, self._progress)
-            for at in range(0, len(samples), _LESSON)
+            comparison.encode(samples[at : at + _SORTED], MAX_TOKENS, self._progress, _LESSON)
+            for at in range(0, len(samples), _SORTED)
         ]
         return [batch for batches in found for batch in batches]
 

@@ -51,7 +51,13 @@ class _Row:
 
 
 def encode(
-    samples: Sequence[Sample], tokenizer: Any, max_tokens: int, batch_tokens: int, *, whole: bool = False
+    samples: Sequence[Sample],
+    tokenizer: Any,
+    max_tokens: int,
+    batch_tokens: int,
+    *,
+    whole: bool = False,
+    most: int | None = None,
 ) -> list[Batch]:
     """Turn samples into batches, those of similar length together.
 
@@ -64,6 +70,7 @@ def encode(
         max_tokens: what is longer is cut at its end.
         batch_tokens: most tokens in a batch, padding included; a longer sample has a batch of its own, with 0 each has.
         whole: each sample has one prediction, as a classifier makes it.
+        most: most samples in a batch.
 
     Returns:
         Batches with the longest samples first.
@@ -73,7 +80,7 @@ def encode(
     """
     rows = [_row(place, sample, tokenizer, max_tokens, whole=whole) for place, sample in enumerate(samples)]
     rows = sorted((row for row in rows if row.ids), key=lambda row: -len(row.ids))
-    return [_batch(group, padding_token(tokenizer)) for group in _groups(rows, batch_tokens)]
+    return [_batch(group, padding_token(tokenizer)) for group in _groups(rows, batch_tokens, most)]
 
 
 def padding_token(tokenizer: Any) -> int:
@@ -82,10 +89,10 @@ def padding_token(tokenizer: Any) -> int:
     return next(token for token in known if token is not None)
 
 
-def _groups(rows: Sequence[_Row], batch_tokens: int) -> Iterator[list[_Row]]:
+def _groups(rows: Sequence[_Row], batch_tokens: int, most: int | None) -> Iterator[list[_Row]]:
     group: list[_Row] = []
     for row in rows:
-        if group and (len(group) + 1) * len(group[0].ids) > batch_tokens:
+        if group and (len(group) == most or (len(group) + 1) * len(group[0].ids) > batch_tokens):
             yield group
             group = []
         group.append(row)

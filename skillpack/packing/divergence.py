@@ -127,11 +127,13 @@ class Candidates:
         self.trials, self._base, self._room = trials, base, room
 
     def sensitivities(self, metric: Metric, progress: Progress = silent) -> dict[str, float]:
-        """How much errors in each tensor matter on the texts; see `skillpack.packing.metric`."""
+        """How much errors in each tensor matter on the texts; see `skillpack.packing.metric`.
+
+        Where there are texts enough to learn from, none is looked at that is measured then.
+        """
         from skillpack.packing.metric import sensitivities
 
-        samples = self.trials.samples
-        some = self.trials.small_batches(samples[:: -(-len(samples) // _ENOUGH)])
+        some = self.trials.some(_ENOUGH)
         return sensitivities(metric, self.trials.tuned, some, progress=progress)
 
     def measure(self, packed: Packed) -> Measured:

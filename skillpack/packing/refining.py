@@ -82,7 +82,7 @@ class _Tensor:
         self.coefficients[: self._rows] = torch.from_numpy(found.left)
         self.coefficients[self._rows :] = torch.from_numpy(found.right)
         self._start.copy_(self.coefficients)
-        self._write()
+        self.show()
         return True
 
     def add_gradient(self, gradient: torch.Tensor) -> None:
@@ -108,23 +108,24 @@ class _Tensor:
         self.direction.mul_(share).sub_(self.gradient)
 
     def move(self, length: float) -> None:
-        """Go along the direction."""
+        """Go along the direction; the model stays where it is until `show`."""
         self.coefficients.add_(self.direction, alpha=length)
-        self._write()
 
-    def settle(self, step: float) -> None:
-        """Let the plan round what the coefficients are now."""
-        moves = (self.coefficients - self._start).numpy()
-        self.plan.move(step, moves[: self._rows], moves[self._rows :])
-
-    def _write(self) -> None:
+    def show(self) -> None:
+        """Let the model compute with the coefficients."""
         base, _ = self.plan.operands()
         if base is None:
             raise ValueError(f"tensor {self.plan.change.name} has no reference")
         left, right = self.coefficients[: self._rows], self.coefficients[self._rows :]
         delta = (left * self._weights) @ right.T
-        start = torch.from_numpy(base.float32()).reshape(self._common)
+        # What is fp32 already lies in the file, which torch warns of.
+        start = torch.from_numpy(np.require(base.float32(), requirements="W")).reshape(self._common)
         torch.add(start, delta.reshape(self._common), out=self._weight[: self._common[0]])
+
+    def settle(self, step: float) -> None:
+        """Let the plan round what the coefficients are now."""
+        moves = (self.coefficients - self._start).numpy()
+        self.plan.move(step, moves[: self._rows], moves[self._rows :])
 
 
 class _Lessons:
@@ -285,6 +286,7 @@ def _descend(tensors: dict[str, _Tensor], lessons: _Lessons, steps: int) -> None
         tried = kl / abs(slope)
         for tensor in tensors.values():
             tensor.move(tried)
+            tensor.show()
         ahead = lessons.kl_with_gradients(tensors) if left else lessons.kl()
         bend = (ahead - kl - tried * slope) / tried**2
         best = min(-slope / (2 * bend), _FAR * tried) if bend > 0 else tried

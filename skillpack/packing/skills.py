@@ -176,7 +176,8 @@ def pack(
     goal = Goal(exact=exact, size=size, quality=quality, max_kl=max_kl, refine=refine)
     if exact and not (calibration is None and metric is None and statistics is None):
         raise UsageError("a pack that comes back bit for bit has no use for texts", hint="Leave out --calibration.")
-    wanted = max_kl is not None or refine or calibration is not None or statistics is not None
+    weighed = statistics is not None or metric not in (None, "identity")
+    wanted = max_kl is not None or refine or calibration is not None or weighed
     about = _Calibration(
         calibration, metric or ("fisher" if wanted else "identity"), None if statistics is None else Path(statistics)
     )

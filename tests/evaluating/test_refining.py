@@ -138,10 +138,13 @@ def test_gradients_are_slopes_of_the_divergence(parts):
         assert torch.equal(tensor.direction, -gradient)
         length = 0.02 * start / float(gradient.square().sum())
         tensor.move(length)
+        tensor.show()
         above = texts.kl()
         tensor.move(-2 * length)
+        tensor.show()
         below = texts.kl()
         tensor.move(length)
+        tensor.show()
         assert (above - below) / (2 * length) == pytest.approx(-float(gradient.square().sum()), rel=0.05)
 
 
