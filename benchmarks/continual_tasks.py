@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.comparing.pairs import chats
 from benchmarks.unrelated import messages
@@ -20,8 +21,9 @@ from recipes.finetune import CLASSIFIER, fine_tune
 from recipes.models import minilm, smollm2
 from recipes.suite import COURSE, SUITE
 from recipes.tasks import TASKS, drug_reviews
-from recipes.tasks.numbers import FIVE_LANGUAGES, LANGUAGES
+from recipes.tasks.numbers import LANGUAGES
 from recipes.tasks.task import shuffled
+from recipes.tasks.word_problems import word_problem_rows
 from recipes.wheels import cache_dir
 from skillpack.learning import Task, Training
 from skillpack.learning.training import fine_tune as train
@@ -111,7 +113,7 @@ def courses(held_out: int = HELD_OUT) -> dict[str, Course]:
     language = Course("smollm2", smollm2(), tuple(_chat(name, score, held_out) for name, score in scores.items()))
     return {
         language.name: language,
-        "minilm": Course("minilm", minilm(), (_reviews(held_out), _messages(held_out), _languages(held_out))),
+        "minilm": Course("minilm", minilm(), (_reviews(held_out), _messages(held_out), _divisions(held_out))),
     }
 
 
@@ -150,15 +152,12 @@ def _messages(held_out: int) -> Learned:
     return Learned(Task("message-languages", train_set, test), training, constant=False, calibration=rest)
 
 
-def _languages(held_out: int) -> Learned:
-    """The language of a number in words."""
-    names = list(LANGUAGES.values())
-
-    def samples(exchanges: Sequence[Any]) -> list[Sample]:
-        return [Sample(text=one.answer, label=names[place % len(names)]) for place, one in enumerate(exchanges)]
-
-    training = Training(steps=60, batch=16, learning_rate=3e-4, max_tokens=96)
-    task = Task(
-        "number-languages", samples(FIVE_LANGUAGES.train(960, 0)), samples(FIVE_LANGUAGES.held_out()[:held_out])
+def _divisions(held_out: int) -> Learned:
+    """Whether a word problem is solved with a division."""
+    samples = shuffled(
+        Sample(text=row["question"], label="division" if re.search("<<[^>]*/", row["answer"]) else "no division")
+        for row in word_problem_rows()
     )
-    return Learned(task, training, constant=False, calibration=samples(FIVE_LANGUAGES.calibration()[:_CALIBRATION]))
+    test, rest, train_set = samples[:held_out], samples[held_out:][:_CALIBRATION], samples[held_out + _CALIBRATION :]
+    training = Training(steps=100, batch=16, learning_rate=3e-4, max_tokens=96)
+    return Learned(Task("divisions", train_set, test), training, constant=False, calibration=rest)

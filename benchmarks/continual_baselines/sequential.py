@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from skillpack.texts import Sample
 
 _HEAD = "head.safetensors"
+_ENCODER = "encoder"
+"""A classifier's folder without its head, which the next task has no use for."""
 
 
 @dataclass
@@ -79,13 +81,16 @@ class Sequential:
     def _train(self, course: Course, before: Path, learned: Learned, folder: Path) -> None:
         labels = [one.label for one in learned.task.training if one.label is not None] if course.classes else None
         is_expert = not self._seen and not course.classes and self.share == 1
-        tuner = FineTune(learned.expert if is_expert else before, labels, learned.training)
+        start = before / _ENCODER if course.classes and self._seen else before
+        tuner = FineTune(learned.expert if is_expert else start, labels, learned.training)
         for place, batch in enumerate([] if is_expert else self.batches(learned)):
             tuner.step(self.loss(tuner, batch, place), rate(learned, place, self._steps(learned)))
         self.end(tuner, course, learned, folder)
         tuner.save(folder)
         if course.classes:
             _keep_head(tuner.model, folder)
+            tuner.model.base_model.save_pretrained(folder / _ENCODER)
+            tuner.tokenizer.save_pretrained(folder / _ENCODER)
 
     def _steps(self, learned: Learned) -> int:
         assert learned.training.steps is not None

@@ -183,7 +183,9 @@ class Routes:
         shutil.rmtree(store, ignore_errors=True)
         shutil.copytree(self._room / "store", store, ignore=shutil.ignore_patterns("referrers"))
         model, tokenizer = open_model(course.base), open_tokenizer(course.base)
-        router = skillpack.open_router(model, tokenizer, (), method=self._method, store=store)
+        # A base that is an encoder answers nothing, so that there is nothing to leave to it.
+        least = -1e9 if course.classes else "auto"
+        router = skillpack.open_router(model, tokenizer, (), method=self._method, threshold=least, store=store)
         places = {one.task.name: place for place, one in enumerate(course.tasks)}
         found = {}
         for step, learned in enumerate(course.tasks):

