@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -63,10 +64,15 @@ class Composition:
         """Changes of other files."""
         return () if self.tensors_only else tuple(combined_changes(self.skills))
 
-    @property
+    @cached_property
     def layers(self) -> int:
-        """How many numbered layers there are."""
-        return 1 + max((layer_of(name) or 0 for name in self.targets), default=-1)
+        """How many numbered layers the base has; without the base, as far as skills change them.
+
+        Where it has several stacks of layers, only those count of which skills change something.
+        """
+        changed = {_stack(target.reference) for target in self.targets.values() if target.reference is not None}
+        numbers = (layer_of(name) for name in self.base.tensors if _stack(name) in changed)
+        return 1 + max((number for number in numbers if number is not None), default=-1)
 
     def sources(self, target: Target | None = None) -> tuple[Source, ...]:
         """The skills, and whether they touch a tensor."""
@@ -159,6 +165,12 @@ class Composition:
         same_start = self.base.digests[other.reference] == self.base.digests[target.reference]
         same_weights = self.weights(other) == self.weights(target)
         return other.name if same_skills and same_start and same_weights and other.form == target.form else None
+
+
+def _stack(name: str) -> str | None:
+    """What is before the number of the layer in a tensor's name; None if it is in no layer."""
+    layer = layer_of(name)
+    return None if layer is None else f".{name}".partition(f".{layer}.")[0]
 
 
 def _on_disk(delta: Floats) -> Floats:

@@ -276,7 +276,7 @@ def _for_task(method: Method, recipe: Recipe) -> Method:
     if not isinstance(method, Tasked):
         raise UsageError(
             f"The method {method.name} gives no task its own back",
-            hint="Leave out --task, or choose emr or tall-masks.",
+            hint="Leave out --task, or choose emr, tall-masks or twin.",
         )
     names = [part.name for part in recipe.parts]
     if recipe.task not in names:

@@ -100,7 +100,8 @@ class ContinualLearner:
 
         Raises:
             CheckpointError: the base cannot be opened.
-            UsageError: more than one size is given, the folder is of another base, or matplotlib is not installed.
+            UsageError: more than one size is given, the folder is of another base or router, or matplotlib is not
+                installed.
         """
         if calibrate < 0:
             raise UsageError(f"{calibrate} texts cannot be read", hint="0 packs without texts.")
@@ -119,11 +120,10 @@ class ContinualLearner:
         self._store, self._branch, self._author = store, branch, author
         self._again, self._plot, self._progress = again, plot, progress
         self._fingerprint = fingerprint({name: checkpoint.read(name).digest() for name in checkpoint.tensors})
-        self._state = read_state(self._folder, self._fingerprint)
+        self._state = read_state(self._folder, self._fingerprint, router)
         self._resumed = len(self._state.tasks)
         self._tasks: dict[str, Task] = {}
         self._measuring = Measuring(base, self._folder / _OUTCOMES, progress)
-        self._router = router
         self._routing = None if router is None else Routing(base, router, open_or_create(store))
 
     @property
@@ -145,7 +145,7 @@ class ContinualLearner:
             BusyFolderError: another process is learning in the folder.
         """
         with alone(self._folder):
-            self._state = read_state(self._folder, self._fingerprint)
+            self._state = read_state(self._folder, self._fingerprint, self._state.router)
             key = self._key(task)
             known = next((learned for learned in self._state.tasks if learned.name == task.name), None)
             if known is not None and known.key != key:
@@ -182,11 +182,13 @@ class ContinualLearner:
 
         Raises:
             DataError: there is no batch, one has labels, or nothing can be learned from one.
-            UsageError: the learner's training is not "full", or it trains with a function.
+            UsageError: the learner's training is not "full", it trains with a function, or calibrates.
             BusyFolderError: another process is learning in the folder.
         """
         if self._train is not None:
             raise UsageError("a function cannot learn batch by batch", hint="Give the learner a Training.")
+        if self._calibrate:
+            raise UsageError("skills of a stream are packed without texts", hint="Leave out calibrate.")
         options: Any = {"store": self._store, "branch": self._branch, "author": self._author}
         with alone(self._folder), tempfile.TemporaryDirectory(prefix="skillpack-stream-") as room:
             learning = Stream(
@@ -211,7 +213,7 @@ class ContinualLearner:
             named=Transfer.of(_frozen(state.named), base),
             routed=routed,
             routing=tuple(state.routing),
-            router=self._router if routed else None,
+            router=state.router if routed else None,
             written=tuple(self._folder / name for name in (NAMES if self._plot else NAMES[:1])),
             resumed=self._resumed,
         )

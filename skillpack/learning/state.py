@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
@@ -37,6 +37,7 @@ class State:
         named: row i, column j: score of task j after task i, with tasks named.
         routed: the same with a router; empty without one.
         routing: shares of prompts that went to their own skill, after the last task.
+        router: the method that `routed` is of; None without one.
     """
 
     base: str
@@ -44,36 +45,52 @@ class State:
     named: Rows = field(default_factory=list)
     routed: Rows = field(default_factory=list)
     routing: list[float] = field(default_factory=list)
+    router: str | None = None
 
     def extended(self, task: LearnedTask, named: list[float | None], before: list[float | None]) -> State:
         """With one more task: its row, and its column in the earlier rows."""
         rows = [[*row, score] for row, score in zip(self.named, before, strict=True)]
-        return State(self.base, [*self.tasks, task], [*rows, named], self.routed, self.routing)
+        return replace(self, tasks=[*self.tasks, task], named=[*rows, named])
 
 
-def read_state(folder: Path, base: str) -> State:
+def read_state(folder: Path, base: str, router: str | None) -> State:
     """What is finished in a folder; nothing if it is new.
+
+    Args:
+        folder: where tasks are learned.
+        base: fingerprint of the base.
+        router: that they are to be measured with; None for none.
 
     Raises:
         DataError: the file is damaged.
-        UsageError: the folder is of another base.
+        UsageError: the folder is of another base or router.
     """
     try:
         document: Any = json.loads((folder / _FILE).read_bytes())
     except FileNotFoundError:
-        return State(base)
+        return State(base, router=router)
     except ValueError as error:
         raise _damaged(folder) from error
     try:
         if document.pop("format") != _FORMAT:
             raise UsageError(f"{folder} was written by another version", hint="Choose another folder.")
         document["tasks"] = [LearnedTask(**task) for task in document["tasks"]]
+        # Before a state named its router, only rows said that there was one.
+        if document.get("routed"):
+            document.setdefault("router", router)
         state = State(**document)
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder) from error
     if state.base != base:
         raise UsageError(f"{folder} is of tasks that were learned on another base", hint="Choose another folder.")
-    return state
+    if state.tasks and state.router != router:
+        # Rows of a matrix that are of different routers could not be compared.
+        known = f"the router {state.router}" if state.router else "no router"
+        asked = f"--route {state.router}" if state.router else "no --route"
+        raise UsageError(
+            f"the tasks in {folder} were measured with {known}", hint=f"Go on with {asked}, or choose another folder."
+        )
+    return replace(state, router=router)
 
 
 def write_state(folder: Path, state: State) -> None:

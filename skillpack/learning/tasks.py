@@ -120,16 +120,6 @@ class Task:
         return samples
 
 
-def prompt_of(sample: Sample) -> str:
-    """What a user would type: the last turn of a user, or the text.
-
-    >>> prompt_of(Sample(messages=({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"})))
-    'Hi'
-    """
-    asked = [message["content"] for message in sample.messages if message["role"] == "user"]
-    return asked[-1] if asked else sample.text
-
-
 def read_tasks(source: str | Path | Iterable[Task]) -> list[Task]:
     """Read a list of tasks, in the order in which they are to be learned.
 

@@ -166,12 +166,12 @@ def _learned(title: str, document: Any) -> Learned:
     tasks = tuple(map(_text, _list(document["tasks"], _TASKS)))
     if not tasks:
         raise ValueError("it has no task")
-    routed = document.get("routed")
+    routed = {key.removeprefix("routed_"): value for key, value in document.items() if key.startswith("routed_")}
     return Learned(
         title=title,
         tasks=tasks,
         named=_matrix(document, len(tasks)),
-        routed=None if routed is None else _matrix(routed, len(tasks)),
+        routed=_matrix(routed, len(tasks)) if routed.get("scores") else None,
         nbytes=tuple(int(_number(size)) for size in _row(document.get("bytes") or [], len(tasks))),
         base=tuple(map(_optional, _row(document.get("base") or [], len(tasks)))),
     )

@@ -122,6 +122,25 @@ def test_layers_are_swapped(compose, library):
     assert [part.name for part in again.recipe.parts] == ["ada", "bob"]
 
 
+def test_the_last_layers_are_those_of_the_base_where_it_is_given(tmp_path):
+    """Skills that change the first two of four layers, beside a tower of seven that they leave alone."""
+    names = [*(f"model.layers.{layer}.up_proj.weight" for layer in range(4)), "vision.layers.6.up_proj.weight"]
+    base = {name: normal(48, 32, seed=at) for at, name in enumerate(names)}
+    write(tmp_path / "base", base, "F32")
+    for seed, name in enumerate(("one", "two")):
+        write(tmp_path / name, tuned_values(base, seed=100 * seed, unchanged=names[2:]), "F32")
+        skillpack.pack(tmp_path / "base", tmp_path / name, name, store=tmp_path / "store")
+    expected = deltas(tmp_path / "store", tmp_path / "base", "one", "two")
+    options = {"bottom": 0, "top": 1, "transition": 0}
+    for given, second in ((tmp_path / "base", 0), (None, 1)):
+        skillpack.compose(
+            ["one", "two"], "both", method="layer-swapping", options=options, base=given, store=tmp_path / "store"
+        )
+        found = of(tmp_path / "store", tmp_path / "base", "both")
+        np.testing.assert_array_equal(found[names[0]], expected[names[0]][0])
+        np.testing.assert_array_equal(found[names[1]], expected[names[1]][second])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_recipe_gives_the_same_skill(compose, library, method):
     report = compose("cat=0.5", "ada", method=method, workers=1)
@@ -183,8 +202,9 @@ def test_a_task_gets_its_own_back(compose, library):
     assert relative(of(compose.store, library.base, "all"), alone) < 0.6 * shared
     with pytest.raises(UsageError, match="none of the skills"):
         compose("ada", "bob", method="emr", task="cat")
-    with pytest.raises(UsageError, match="gives no task"):
+    with pytest.raises(UsageError, match="gives no task") as caught:
         compose("ada", "bob", task="ada")
+    assert "twin" in caught.value.hint
 
 
 def test_the_base_is_asked_for_where_it_is_needed(compose, library, tmp_path):
@@ -288,6 +308,8 @@ def test_skills_of_different_bases_are_refused(compose, library, tmp_path):
         (["ada", "bob"], {"method": Ties(), "options": {"density": 0.5}}, "has its options"),
         (["ada", "bob"], {"weights": {"no.such": [1, 1]}}, "weights for no.such"),
         (["ada"], {"method": "no"}, "no method 'no'"),
+        (["ada"], {"method": "consensus"}, "agree=2"),
+        (["ada", "bob"], {"method": "consensus", "options": {"agree": 3}}, "agree=3"),
     ],
 )
 def test_wrong_questions(compose, addresses, options, message):

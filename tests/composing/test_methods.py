@@ -91,6 +91,13 @@ def test_tall_masks_and_consensus():
     close(alone(Consensus(threshold=0.9), first, second), [2, 0, 0])
 
 
+@pytest.mark.parametrize(("count", "options"), [(1, {}), (2, {"agree": 3})])
+def test_consensus_of_more_skills_than_there_are_is_refused(count, options):
+    with pytest.raises(UsageError, match="agree") as caught:
+        alone(Consensus(**options), *[[1, 2]] * count)
+    assert f"agree={count}" in caught.value.hint
+
+
 def test_emr():
     # Signs of the sums + - - +; the largest of these signs 2, 2, 4, 0.5. The first one's mask leaves 2, -2, 0, 0.5.
     first, second = [1, -2, 3, 0.5], [2, 1, -4, 0.5]
@@ -138,10 +145,20 @@ def test_layer_swapping():
     assert float(found["model.norm"][0]) == 5.5
     found = merged(LayerSwapping(bottom=2, top=1, transition=0), tensors, layers=6)
     assert [float(found[f"model.layers.{layer}.w"][0]) for layer in range(6)] == [10, 10, 1, 1, 1, 10]
-    with pytest.raises(UsageError, match="change 6 layers"):
+    with pytest.raises(UsageError, match="6 layers"):
         merged(LayerSwapping(), tensors, layers=6)
     with pytest.raises(UsageError, match="two skills"):
         alone(LayerSwapping(0, 0, 0), [1])
+
+
+@pytest.mark.parametrize(
+    ("bottom", "top", "expected"),
+    [(0, 2, [1, 1, 1, 5.5, 10, 10]), (2, 0, [10, 10, 5.5, 1, 1, 1]), (0, 0, [1] * 6), (0, 5, [5.5, *[10] * 5])],
+)
+def test_there_is_no_seam_where_a_side_takes_no_layers(bottom, top, expected):
+    tensors = {f"model.layers.{layer}.w": [[1], [10]] for layer in range(6)}
+    found = merged(LayerSwapping(bottom, top, transition=1), tensors, layers=6)
+    assert [float(found[name][0]) for name in tensors] == expected
 
 
 def test_dare_drops_and_rescales():
@@ -213,6 +230,11 @@ def test_options_are_read_and_checked():
         ("ties", {"scope": "layer"}, "scope=layer is not known"),
         ("dare", {"seed": 0.5}, "no value for seed"),
         ("layer-swapping", {"top": -1}, "cannot be negative"),
+        ("consensus", {"agree": -1}, "agree=-1"),
+        ("consensus", {"agree": 0}, "agree=0"),
+        ("consensus", {"threshold": -5}, "threshold=-5"),
+        ("tall-masks", {"threshold": "nan"}, "threshold=nan"),
+        ("tall-masks", {"threshold": -0.1}, "threshold=-0.1"),
     ):
         with pytest.raises(UsageError, match=message):
             make_method(name, options)

@@ -132,6 +132,12 @@ def test_a_folder_of_another_base(learned, tmp_path):
         ContinualLearner(other, folder / "out", store=folder / "store", plot=False)
 
 
+def test_a_folder_without_a_router_stays_without(learned, base):
+    folder, _ = learned
+    with pytest.raises(UsageError, match="measured with no router"):
+        ContinualLearner(base, folder / "out", store=folder / "store", router="prototype", plot=False)
+
+
 def test_a_task_that_fails_leaves_the_library_as_it_was(base, tmp_path):
     store, out = tmp_path / "store", tmp_path / "out"
     learner = ContinualLearner(base, out, store=store, **OPTIONS)

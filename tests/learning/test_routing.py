@@ -36,6 +36,10 @@ def test_tasks_that_nobody_names(base, tmp_path, monkeypatch):
     assert (report.routed.scores, report.routed.average, report.routed.backward_transfer) == (((1, 0), (1, 1)), 1, 0)
     assert [each.name for each in skillpack.list(store=store)] == ["colours", "sounds"]
     some_go_wrong(base, tmp_path, open_existing(store), report)
+    # Rows of two routers, or of a router and none, are not one matrix.
+    for other in ({}, {"router": "linear"}):
+        with pytest.raises(UsageError, match="measured with the router prototype"):
+            ContinualLearner(base, tmp_path / "out", store=store, **{**options, "router": None} | other)
 
 
 def some_go_wrong(base, folder, repository, report):

@@ -96,3 +96,6 @@ def test_streams_that_are_refused(base, tmp_path):
     adapters = ContinualLearner(base, tmp_path / "out", training=Training("lora"), **options)
     with pytest.raises(UsageError, match="with every weight"):
         adapters.stream([[Sample(text="a")]])
+    calibrating = ContinualLearner(base, tmp_path / "out", calibrate=8, **options)
+    with pytest.raises(UsageError, match="without texts"):
+        calibrating.stream([[Sample(text="a")]])

@@ -7,25 +7,24 @@ from types import SimpleNamespace
 import pytest
 
 import skillpack
+from skillpack.learning.report import LearnedTask, LearnReport, Transfer
 from tests.reporting import models
 from tests.store.servers import require
 
 TASKS = ["spanish-numbers", "city-facts", "word-problems"]
-LEARNED = {
-    "tasks": TASKS,
-    "scores": [[0.93, 0.02, 0.01], [0.93, 0.88, 0.01], [0.93, 0.88, 0.61]],
-    "average": 0.806,
-    "backward_transfer": 0.0,
-    "forward_transfer": -0.012,
-    "bytes": [2_000_000, 1_990_000, 2_010_000],
-    "base": [0.01, None, 0.02],
-    "routed": {
-        "scores": [[0.93, None, None], [0.92, 0.88, None], [0.90, 0.87, 0.6]],
-        "average": 0.79,
-        "backward_transfer": -0.02,
-        "forward_transfer": None,
-    },
-}
+LEARNED = LearnReport(
+    tasks=tuple(
+        LearnedTask(name, 1, "sha256:0", size, 0.02, "exact", 100, base, tuned, "")
+        for name, size, base, tuned in zip(
+            TASKS, (2_000_000, 1_990_000, 2_010_000), (0.01, None, 0.02), (0.93, 0.89, 0.61), strict=True
+        )
+    ),
+    named=Transfer(((0.93, 0.02, 0.01), (0.93, 0.88, 0.01), (0.93, 0.88, 0.61)), 0.806, 0.0, -0.012),
+    routed=Transfer(((0.93, None, None), (0.92, 0.88, None), (0.90, 0.87, 0.6)), 0.79, -0.02, None),
+    routing=(0.98, 0.97, 0.99),
+    router="prototype",
+    written=(),
+).to_json()
 CURVE = {
     "tuned_size": 269_000_000,
     "points": [

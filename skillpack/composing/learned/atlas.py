@@ -47,10 +47,6 @@ class Atlas:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
         return fit(live, examples, weighting, optimiser, steps=steps, progress=progress, schedule=schedule)
 
-    def start_weights(self, live: LiveSum) -> torch.Tensor:
-        """The weights that learning begins with, of shape (tensors, skills)."""
-        return Free(live, self.start).weights().detach()
-
 
 class Free:
     """A coefficient for each tensor and skill, of any value."""

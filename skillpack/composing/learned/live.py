@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 
@@ -74,7 +74,7 @@ class LiveSum:
 
     Raises:
         WrongBaseError: a skill is of another base.
-        ConflictError: a skill changes what cannot be weighted.
+        ConflictError: a skill changes what cannot be weighted, or a buffer, which gets no gradient.
         CheckpointError, UnsupportedCheckpointError: see `skillpack.live.models.open_model`.
         UsageError: there is no such device.
     """
@@ -181,8 +181,11 @@ class LiveSum:
         base = LiveBase(self._places, checkpoint=self.checkpoint)
         plan = make_plan([Active(skill) for skill in skills], base)
         steps = sorted(plan.steps.values(), key=lambda step: step.reference)
+        parameters = {id(parameter) for parameter in self.model.parameters()}
         for step in steps:
             _check_addable(step, self.checkpoint)
+            if id(step.place.tensor) not in parameters:
+                _refuse_buffer(step)
         if not steps:
             raise UsageError("The skills change no tensor of the base, so there is nothing to learn about them")
         return steps
@@ -205,3 +208,11 @@ def _check_addable(step: Step, checkpoint: Checkpoint) -> None:
             f"Skill {skill} changes {step.reference}, which cannot be weighted, because {reason}",
             hint="Leave the skill out.",
         )
+
+
+def _refuse_buffer(step: Step) -> NoReturn:
+    skill = step.target.claims[0].skill
+    raise ConflictError(
+        f"Skill {skill} changes {step.reference}, a buffer of the model, and nothing can be learned about buffers",
+        hint="Leave the skill out, or choose a method that needs no data, such as --method sum.",
+    )

@@ -46,10 +46,6 @@ class SelfPositioning:
         optimiser = torch.optim.SGD(weighting.parameters, lr=self.rate, momentum=self.momentum)
         return fit(live, examples, weighting, optimiser, steps=steps, progress=progress)
 
-    def start_weights(self, live: LiveSum) -> torch.Tensor:
-        """The weights that learning begins with, of shape (tensors, skills)."""
-        return Position(live, self.scale).weights().detach()
-
 
 class Position:
     """Shares of the skills, which sum to 1, and how far to go."""

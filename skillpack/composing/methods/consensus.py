@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from skillpack.composing.elementwise import mapped, scaled, weighted_sum
-from skillpack.composing.methods.tall import tall_mask
+from skillpack.composing.methods.tall import check_threshold, tall_mask
+from skillpack.errors import UsageError
 
 if TYPE_CHECKING:
     from skillpack.composing.protocol import Deltas, Weights
@@ -36,9 +37,25 @@ class Consensus:
     agree: int = 2
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_threshold(self.name, self.threshold)
+        if self.agree < 1:
+            raise UsageError(f"consensus: agree={self.agree} is less than 1", hint="Try --option agree=2.")
+
     def merge(self, name: str, deltas: Deltas, weights: Weights) -> Floats:
-        """See `Method`."""
+        """See `Method`.
+
+        Raises:
+            UsageError: more skills should agree than there are.
+        """
         del name
+        count = len(deltas.sources)
+        if self.agree > count:
+            skills = "1 skill" if count == 1 else f"{count} skills"
+            raise UsageError(
+                f"consensus: agree={self.agree} leaves nothing of {skills}",
+                hint=f"Name {self.agree} skills or more, or write --option agree={count}.",
+            )
         factors = [self.scale * weight for weight in weights]
 
         def merged(pieces: list[Floats]) -> Floats:

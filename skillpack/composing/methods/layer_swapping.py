@@ -3,7 +3,7 @@ r"""Layer swapping: the middle of the model from one skill, its ends from anothe
 Bandarkar et al., Layer Swapping for Zero-Shot Cross-Lingual Transfer in Large Language Models, arXiv:2410.01335: the
 first `bottom` and the last `top` layers are those of the second skill (there: of a language), those between are of the
 first (there: a task). `transition` layers on the inner side of each seam are the mean of both, and so is what belongs
-to no layer.
+to no layer. An end of no layers has no seam.
 """
 
 from __future__ import annotations
@@ -51,11 +51,13 @@ class LayerSwapping:
             raise UsageError(
                 f"layer-swapping takes two skills, not {len(sources)}", hint="The first is the one of the middle."
             )
-        if self.bottom + self.top + 2 * self.transition > layers:
+        seams = bool(self.bottom) + bool(self.top)
+        if self.bottom + self.top + seams * self.transition > layers:
             raise UsageError(
-                f"The skills change {layers} layers, and layer-swapping takes {self.bottom} at the bottom, {self.top} "
-                f"at the top and {self.transition} for each transition",
-                hint="Give smaller numbers: --option bottom=2 --option top=2.",
+                f"There are {layers} layers, and layer-swapping takes {self.bottom} at the bottom, {self.top} at the "
+                f"top and {self.transition} for each transition",
+                hint="Give smaller numbers: --option bottom=2 --option top=2. Without --base only the layers that skills "
+                "change are known.",
             )
         middle, ends = self._shares(layer_of(name), layers)
         return [middle * weights[0], ends * weights[1]]
@@ -69,7 +71,9 @@ class LayerSwapping:
         """Of the first skill and of the second."""
         if layer is None:
             return 0.5, 0.5
-        depth = min(layer - self.bottom, layers - self.top - 1 - layer)
+        below = [layer - self.bottom] if self.bottom else []
+        above = [layers - self.top - 1 - layer] if self.top else []
+        depth = min(below + above, default=self.transition)
         if depth < 0:
             return 0.0, 1.0
         return (0.5, 0.5) if depth < self.transition else (1.0, 0.0)

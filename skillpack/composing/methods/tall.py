@@ -7,12 +7,14 @@ m_t * tau_MTL.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from skillpack.composing.elementwise import mapped, scaled, weighted_sum
+from skillpack.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -37,6 +39,9 @@ class TallMasks:
     scale: float = 1.0
     task: int | None = field(default=None, metadata={"recipe": False})
 
+    def __post_init__(self) -> None:
+        check_threshold(self.name, self.threshold)
+
     def for_task(self, task: int) -> TallMasks:
         """See `Tasked`."""
         return replace(self, task=task)
@@ -59,3 +64,15 @@ class TallMasks:
 def tall_mask(own: Floats, shared: Floats, threshold: float) -> npt.NDArray[np.bool_]:
     """Where a task's own numbers explain the shared ones."""
     return np.abs(own) >= np.float32(threshold) * np.abs(shared - own)
+
+
+def check_threshold(method: str, threshold: float) -> None:
+    """Refuse what no magnitude can be compared with.
+
+    Raises:
+        UsageError: it is negative or not finite.
+    """
+    if not 0 <= threshold < math.inf:
+        raise UsageError(
+            f"{method}: threshold={threshold:g} is no number of 0 or more", hint="Try --option threshold=0.4."
+        )

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import numpy as np
 
+from skillpack.codecs.gram import in_coordinates, principal
 from skillpack.composing.elementwise import empty, weighted_sum
 from skillpack.errors import UsageError
 
@@ -21,8 +22,18 @@ if TYPE_CHECKING:
     from skillpack.tensors import Floats
 
 
+_BLOCK: Final = 1 << 21
+"""Elements of a matrix that are worked on at a time."""
+TEMPERATURE: Final = 0.1
+"""Of the softmax over a router's scores, which are about 1 for a skill's own prompts and 0 for others.
+
+The paper's router is a classifier, whose softmax gives nearly all to one skill where an input is clearly of its task.
+At a temperature of 1 a lead of 1 among five skills would be a share of 0.4.
+"""
+
+
 class Scored(Protocol):
-    """A skill and how well it fits a prompt, see `skillpack.route.protocol`."""
+    """A skill and how well it fits a prompt, see `skillpack.routing.protocol`."""
 
     @property
     def name(self) -> str:
@@ -34,7 +45,7 @@ class Scored(Protocol):
 
 
 class Route(Protocol):
-    """Where a prompt goes, see `skillpack.route.protocol`."""
+    """Where a prompt goes, see `skillpack.routing.protocol`."""
 
     @property
     def choices(self) -> Sequence[Scored]:
@@ -115,20 +126,26 @@ class Exclusive:
 def truncated(matrix: Floats, rank: int) -> Floats:
     """The best approximation of a rank, fp32: the projection on the strongest singular vectors of the shorter side.
 
+    Only squares of the shorter side are in memory as a whole; a large result is in a temporary file.
+
     Args:
         matrix: fp32.
         rank: at least 1.
     """
-    wide = matrix.astype(np.float64, copy=False)
-    tall = wide.shape[0] >= wide.shape[1]
-    _, vectors = np.linalg.eigh(wide.T @ wide if tall else wide @ wide.T)
-    chosen = vectors[:, ::-1][:, :rank]
-    found = (wide @ chosen) @ chosen.T if tall else chosen @ (chosen.T @ wide)
-    return np.asarray(found, np.float32)
+    found = empty(matrix.shape)
+    tall, target = (matrix, found) if matrix.shape[0] >= matrix.shape[1] else (matrix.T, found.T)
+    rows, columns = tall.shape
+    size = max(1, _BLOCK // max(1, columns))
+    spans = [slice(first, first + size) for first in range(0, rows, size)]
+    strongest = principal((tall[span] for span in spans), columns)[1][:, :rank].astype(np.float32)
+    blocks = (np.ascontiguousarray(tall[span]) for span in spans)
+    for span, coordinates in zip(spans, in_coordinates(blocks, strongest), strict=True):
+        np.matmul(coordinates, strongest.T, out=target[span])
+    return found
 
 
 def twin_addresses(
-    route: Route, shared: str, exclusive: Mapping[str, str], *, temperature: float = 1.0, least: float = 0.01
+    route: Route, shared: str, exclusive: Mapping[str, str], *, temperature: float = TEMPERATURE, least: float = 0.01
 ) -> list[str]:
     """What `host.using` or `generate(skills=...)` takes for a prompt: the shared part and weighted exclusive ones.
 
@@ -139,7 +156,8 @@ def twin_addresses(
         route: of the prompt, from a router that knows the skills themselves.
         shared: address of the shared part.
         exclusive: name of a skill -> address of its exclusive part.
-        temperature: of the softmax; smaller numbers decide more clearly.
+        temperature: of the softmax; smaller numbers decide more clearly. The default is for scores that are about 1
+            for a skill's own prompts and 0 for others, as those of the methods prototype, linear and self-refined.
         least: weights below are left out, since each part costs time.
 
     Raises:

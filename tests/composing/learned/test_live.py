@@ -143,6 +143,27 @@ def test_what_cannot_be_weighted_is_refused(tiny, tmp_path):
         LiveSum(tiny.base, [active.skill for active in Shelf(tmp_path / "store", "main").find(["grown"])])
 
 
+def test_a_changed_buffer_is_refused(tmp_path):
+    """Of these experts a fine-tune moves the bias of their choice, which no derivative is known for."""
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1}
+    sizes = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    torch.manual_seed(0)
+    model = transformers.DeepseekV3ForCausalLM(
+        transformers.DeepseekV3Config(
+            **models.SIZES, **experts, **sizes, first_k_dense_replace=1, moe_intermediate_size=16
+        )
+    )
+    base = models.save(tmp_path / "base", model)
+    name = "model.layers.1.mlp.gate.e_score_correction_bias"
+    model.get_buffer(name).add_(0.5)
+    skillpack.pack(base, models.save(tmp_path / "tuned", model), "biased", exact=True, store=tmp_path / "store")
+    (active,) = Shelf(tmp_path / "store", "main").find(["biased"])
+    with pytest.raises(ConflictError, match="e_score_correction_bias") as caught:
+        LiveSum(base, [active.skill])
+    assert "biased" in str(caught.value)
+    assert caught.value.hint
+
+
 def test_an_unknown_device_is_refused(tiny, opened):
     with pytest.raises(UsageError, match="warp"):
         LiveSum(tiny.base, opened("english"), "warp")
