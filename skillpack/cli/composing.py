@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--weights", metavar="NUMBERS", help="Weights in the order of the skills: 0.7,0.3.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the method; may be repeated.")
 @click.option("--seed", type=click.IntRange(0), metavar="NUMBER", help="Of random masks; short for --option seed=.")
-@click.option("--task", metavar="NAME", help="With emr and tall-masks: give this skill back from what all share.")
+@click.option("--task", metavar="NAME", help="With emr, tall-masks and twin: what is this skill's own.")
 @click.option("--size", type=parse_size, metavar="SIZE", help="Take at most 5MB, 2.5MiB, 500kB or this many bytes.")
 @click.option("--base", type=click.Path(), metavar="MODEL", help="The base; needed where skills are kept bit for bit.")
 @click.option("--again", is_flag=True, help="Compose a skill once more by its recipe, and compare; nothing is stored.")
@@ -69,10 +69,10 @@ def compose(
 ) -> None:
     """Make one skill of several skills of one base: math=0.7 code=0.3.
 
-    METHOD is sum (task arithmetic), average, negation, ties, dare, breadcrumbs, pcb, consensus, tall-masks, emr or
-    layer-swapping; docs/compose.md says what each does, with its paper and its options. They need no data. The result
-    is a skill like any other. adamerging, atlas, self-positioning, concrete and localise learn from --data on the live
-    model; docs/compose-learned.md is about these.
+    METHOD is sum (task arithmetic), average, negation, ties, dare, breadcrumbs, pcb, consensus, tall-masks, emr, twin
+    or layer-swapping; docs/compose.md says what each does, with its paper and its options. They need no data. The
+    result is a skill like any other. adamerging, atlas, self-positioning, concrete and localise learn from --data on
+    the live model; docs/compose-learned.md is about these.
 
     Without --size it is as faithful as its parts: a weighted sum keeps their streams as they are, everything else is
     coded with the precision that they have. With --size the whole skill takes at most that on disk.

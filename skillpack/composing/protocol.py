@@ -48,7 +48,8 @@ class Deltas(Sequence["Floats"]):
     Attributes:
         sources: the skills, in the order of the arrays.
         arrays: their deltas.
-        layers: how many numbered layers the skills have together, for methods that go by depth.
+        layers: how many numbered layers the base has, or the skills together where only they are known, for methods
+            that go by depth.
     """
 
     sources: tuple[Source, ...]
@@ -142,7 +143,7 @@ class Linear(Protocol):
             name: of the base's tensor.
             sources: the skills.
             weights: as users gave them.
-            layers: how many numbered layers the skills have together.
+            layers: see `Deltas`.
         """
 
 

@@ -143,7 +143,7 @@ def test_a_router_gives_prompts_of_a_skill_nearly_all_of_it(tmp_path):
     for name, texts in prompts.items():
         for route in router.route(texts[16:]):
             shares = dict(part.split("=") for part in twin_addresses(route, "shared", exclusive)[1:])
-            assert float(shares[f"{name}-only"]) > 0.99, route
+            assert float(shares[f"{name}-only"]) > 0.95, route
 
 
 def test_small_weights_are_left_out_and_abstaining_leaves_the_shared_part():

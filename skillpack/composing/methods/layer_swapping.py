@@ -56,7 +56,7 @@ class LayerSwapping:
             raise UsageError(
                 f"There are {layers} layers, and layer-swapping takes {self.bottom} at the bottom, {self.top} at the "
                 f"top and {self.transition} for each transition",
-                hint="Give smaller numbers: --option bottom=2 --option top=2. Without --base only the layers that skills "
+                hint="Give smaller numbers: --option bottom=2 --option top=2. Without --base only layers that skills "
                 "change are known.",
             )
         middle, ends = self._shares(layer_of(name), layers)
