@@ -19,6 +19,7 @@ import skillpack
 from benchmarks.baselines.graftllm import GraftLLM
 from benchmarks.baselines.moments import input_moments
 from benchmarks.baselines.protocol import apply, replace_tensors
+from benchmarks.comparing.pairs import renamed
 from benchmarks.continual_baselines.lora import ADAPTER, SequentialLora, open_adapter, train_adapter
 from benchmarks.continual_baselines.protocol import Opened, Result
 from skillpack.learning.learner import ContinualLearner
@@ -91,12 +92,19 @@ class Published:
         """See `Approach`."""
         method = GraftLLM()
 
+        def base_of(place: int) -> Path:
+            # A classifier's tensors begin with the encoder's name, and the method knows them by their names.
+            folder = room / f"{course.tasks[place].task.name}-base"
+            if not course.classes:
+                return course.base
+            return folder if folder.is_dir() else renamed(course.base, course.tasks[place].expert, folder)
+
         def saved(place: int) -> int:
             folder = room / course.tasks[place].task.name
             shutil.rmtree(folder, ignore_errors=True)
             with torch.no_grad():
                 moments = _moments(course.tasks[place])
-                return method.save(course.base, course.tasks[place].expert, folder, moments=moments)
+                return method.save(base_of(place), course.tasks[place].expert, folder, moments=moments)
 
         sizes = [
             cache.get(f"bytes-of-{one.task.name}", lambda place=place: saved(place))  # type: ignore[misc]
@@ -105,7 +113,7 @@ class Published:
 
         def model_of(place: int) -> Any:
             learned = course.tasks[place]
-            tensors = method.load(room / learned.task.name, course.base)
+            tensors = method.load(room / learned.task.name, base_of(place))
             if not course.classes:
                 return apply(course.base, tensors)
             # The base has no head. All that the fine-tune changes is replaced, and the rest is the base's.

@@ -37,7 +37,7 @@ class State:
         named: row i, column j: score of task j after task i, with tasks named.
         routed: the same with a router; empty without one.
         routing: shares of prompts that went to their own skill, after the last task.
-        router: the method that `routed` is of; None without one.
+        router: the method that `routed` is of; None without one, empty if it is not known.
     """
 
     base: str
@@ -75,21 +75,16 @@ def read_state(folder: Path, base: str, router: str | None) -> State:
         if document.pop("format") != _FORMAT:
             raise UsageError(f"{folder} was written by another version", hint="Choose another folder.")
         document["tasks"] = [LearnedTask(**task) for task in document["tasks"]]
-        # Before a state named its router, only rows said that there was one.
-        if document.get("routed"):
-            document.setdefault("router", router)
         state = State(**document)
+        if "router" not in document:
+            state = _of_old_version(state, router)
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder) from error
     if state.base != base:
         raise UsageError(f"{folder} is of tasks that were learned on another base", hint="Choose another folder.")
     if state.tasks and state.router != router:
         # Rows of a matrix that are of different routers could not be compared.
-        known = f"the router {state.router}" if state.router else "no router"
-        asked = f"--route {state.router}" if state.router else "no --route"
-        raise UsageError(
-            f"the tasks in {folder} were measured with {known}", hint=f"Go on with {asked}, or choose another folder."
-        )
+        raise _other_router(folder, state.router)
     return replace(state, router=router)
 
 
@@ -112,6 +107,26 @@ def alone(folder: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise BusyFolderError(f"another process is learning in {folder}", hint="Wait for it to end.") from error
+
+
+def _other_router(folder: Path, router: str | None) -> UsageError:
+    known, asked = "no router", "no --route"
+    if router is not None:
+        known = f"the router {router}" if router else "a router"
+        asked = f"--route {router or 'METHOD'}"
+    return UsageError(
+        f"the tasks in {folder} were measured with {known}", hint=f"Go on with {asked}, or choose another folder."
+    )
+
+
+def _of_old_version(state: State, router: str | None) -> State:
+    """With a router, which was not kept: only rows say that there was one, and the one asked for is taken for it.
+
+    Rows of some tasks only come from a router that was added or left out on the way. Their figures mean nothing.
+    """
+    if len(state.routed) != len(state.tasks):
+        return replace(state, routed=[], routing=[], router=None)
+    return replace(state, router=router or "")
 
 
 def _damaged(folder: Path) -> DataError:

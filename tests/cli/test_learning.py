@@ -44,6 +44,9 @@ def test_a_list_of_tasks(run, run_json, base, listed, tmp_path):
     assert again["written"] == [str(tmp_path / "out" / "learn.json")]
     assert [each["name"] for each in run_json("list")["skills"]] == ["colours", "sounds"]
     assert {each["size"] for each in again["skills"]} == set(again["bytes"])
+    routed = run(*command, "--route", "prototype")
+    assert (routed.exit_code, "were measured with no router" in routed.stderr) == (2, True)
+    assert run_json(*command) == again
     wanted = ("--prefer", "colours=0.25, sounds=0.75", "--name", "both", "--base", base)
     (made,) = run_json("learn", *wanted)["preferred"]
     assert made["preferences"] == [{"skill": "colours", "weight": 0.25}, {"skill": "sounds", "weight": 0.75}]

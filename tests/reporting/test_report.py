@@ -66,6 +66,15 @@ def test_curves_learning_and_evaluations(page):
     assert "KL 0.0123 nats from the fine-tune, agreement 98.1 %, 99.1 % of the gain kept, on 150 samples" in text
 
 
+def test_learning_without_a_router(page, library, tmp_path):
+    heading = "with the skill that a router chose"
+    path = tmp_path / "learn.json"
+    nothing = {key: [] if key == "routed_scores" else None for key in LEARNED if key.startswith("routed_")}
+    path.write_text(json.dumps(LEARNED | nothing | {"router": None, "routing": []}))
+    text = text_of(skillpack.report(tmp_path / "page.html", learn=[path], store=library).path.read_text())
+    assert (heading in text_of(page.read_text()), heading in text) == (True, False)
+
+
 def test_equal_libraries_give_equal_pages(library, files, tmp_path):
     pages = [
         skillpack.report(tmp_path / name, sweeps=[files.curve], store=library).path.read_bytes() for name in ("a", "b")
@@ -129,6 +138,8 @@ def changed(document, **values):
         ("learn", changed(LEARNED, bytes=[1])),
         ("learn", changed(LEARNED, average=float("nan"))),
         ("learn", changed(LEARNED, average=True)),
+        ("learn", changed(LEARNED, routed_scores=[[0.1] * 4])),
+        ("learn", changed(LEARNED, routed_average="<b>")),
         ("sweeps", changed(CURVE, points=[])),
         ("sweeps", changed(CURVE, points=[{"size": 0, "error": 1}])),
         ("sweeps", changed(CURVE, points=[{"size": 10**400, "error": 1}])),
