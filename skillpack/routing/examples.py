@@ -105,23 +105,24 @@ def _tried(repository: Repository, entry: Descriptor, digest: str, base: Base) -
 
 
 def _joined(found: Sequence[Examples]) -> Examples | None:
-    """All of them, each once."""
+    """All of them; what several attachments hold counts once."""
     if not found:
         return None
-    # Where a prompt is there twice, the one stays of which more is known.
-    found = sorted(found, key=lambda each: each.refined is None)
-    every = torch.cat([each.prompts for each in found])
-    once = _first_of_each(every)
-    whole = [each.refined for each in found if each.refined is not None]
-    refined = torch.cat(whole)[once[: sum(map(len, whole))]] if whole else None
-    return Examples(every[once][:MOST_EXAMPLES], None if refined is None else refined[:MOST_EXAMPLES])
+    # Where a prompt was added twice, the one stays of which more is known.
+    prompts: list[torch.Tensor] = []
+    refined: list[torch.Tensor] = []
+    for each in sorted(found, key=lambda each: each.refined is None):
+        new = torch.ones(len(each), dtype=torch.bool) if not prompts else _new(each.prompts, torch.cat(prompts))
+        prompts.append(each.prompts[new])
+        if each.refined is not None:
+            refined.append(each.refined[new])
+    return Examples(torch.cat(prompts)[:MOST_EXAMPLES], torch.cat(refined)[:MOST_EXAMPLES] if refined else None)
 
 
-def _first_of_each(features: torch.Tensor) -> torch.Tensor:
-    """Which rows are not there already, bool."""
-    distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
-    twins = (distances <= _TWICE * features.norm(dim=1)).tril(-1)
-    return ~twins.any(1)
+def _new(features: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Which rows are not known already, bool."""
+    distances = torch.cdist(features, known, compute_mode="donot_use_mm_for_euclid_dist")
+    return ~(distances <= _TWICE * known.norm(dim=1)).any(1)
 
 
 def _read(repository: Repository, entry: Descriptor, digest: str, base: Base) -> Examples:
