@@ -147,9 +147,7 @@ def _messages(held_out: int) -> Learned:
     samples = shuffled(
         Sample(text=text, label=name) for name, texts in known.items() for text in sorted(texts) if count[text] == 1
     )
-    test, rest, train_set = samples[:held_out], samples[held_out:][:_CALIBRATION], samples[held_out + _CALIBRATION :]
-    training = Training(steps=100, batch=16, learning_rate=3e-4, max_tokens=96)
-    return Learned(Task("message-languages", train_set, test), training, constant=False, calibration=rest)
+    return _classified("message-languages", samples, held_out)
 
 
 def _divisions(held_out: int) -> Learned:
@@ -158,6 +156,11 @@ def _divisions(held_out: int) -> Learned:
         Sample(text=row["question"], label="division" if re.search("<<[^>]*/", row["answer"]) else "no division")
         for row in word_problem_rows()
     )
+    return _classified("divisions", samples, held_out)
+
+
+def _classified(name: str, samples: Sequence[Sample], held_out: int) -> Learned:
+    """A task of labelled texts: the first of them are measured, the next ones calibrate, and the others are trained."""
     test, rest, train_set = samples[:held_out], samples[held_out:][:_CALIBRATION], samples[held_out + _CALIBRATION :]
     training = Training(steps=100, batch=16, learning_rate=3e-4, max_tokens=96)
-    return Learned(Task("divisions", train_set, test), training, constant=False, calibration=rest)
+    return Learned(Task(name, train_set, test), training, constant=False, calibration=rest)

@@ -145,7 +145,7 @@ def test_layer_swapping():
     assert float(found["model.norm"][0]) == 5.5
     found = merged(LayerSwapping(bottom=2, top=1, transition=0), tensors, layers=6)
     assert [float(found[f"model.layers.{layer}.w"][0]) for layer in range(6)] == [10, 10, 1, 1, 1, 10]
-    with pytest.raises(UsageError, match="6 layers"):
+    with pytest.raises(UsageError, match="There are 6 layers"):
         merged(LayerSwapping(), tensors, layers=6)
     with pytest.raises(UsageError, match="two skills"):
         alone(LayerSwapping(0, 0, 0), [1])
