@@ -15,6 +15,7 @@ from skillpack.evaluating.scores import divergence, negative_log_likelihood
 from skillpack.live.batches import encode, padding_token
 from skillpack.live.generation import complete
 from skillpack.live.predictions import longest, predict, task_of
+from skillpack.live.prefixes import read_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,18 +110,22 @@ class Comparison:
             NotFiniteError: a model predicts NaN or infinity.
         """
         blame = Blame(packed, self._tuned) if tensors else None
-        with nullcontext() if blame is None else blame.watching():
+        with torch.no_grad():
+            tuned_prefix = read_prefix(self._tuned, batches)
+        gradients = blame is not None
+        with torch.set_grad_enabled(gradients), nullcontext() if blame is None else blame.watching():
+            prefix = read_prefix(packed, batches)
             for batch in batches:
-                self._compare(packed, batch, blame)
+                with torch.no_grad():
+                    tuned = predict(self._tuned, batch, tuned_prefix)
+                self._compare(predict(packed, batch, prefix), tuned, batch, blame)
                 stage.advance(batch.nbytes)
+            if gradients and prefix is not None:
+                prefix.backward()
         if blame is not None:
             self._shares = blame.shares(sum(len(batch.sample) for batch in batches))
 
-    def _compare(self, model: Any, batch: Batch, blame: Blame | None) -> None:
-        with torch.no_grad():
-            tuned = predict(self._tuned, batch)
-        with torch.set_grad_enabled(blame is not None):
-            packed = predict(model, batch)
+    def _compare(self, packed: torch.Tensor, tuned: torch.Tensor, batch: Batch, blame: Blame | None) -> None:
         found = divergence(packed, tuned)
         if not bool(torch.isfinite(found.kl).all()):
             raise NotFiniteError(
@@ -141,10 +146,11 @@ class Comparison:
         if problem is not None:
             self.remark(f"the base is not measured: {problem}")
             return
-        for batch in batches:
-            with torch.no_grad():
-                self._add_likelihood("base", predict(base, batch), batch)
-            stage.advance(batch.nbytes)
+        with torch.no_grad():
+            prefix = read_prefix(base, batches)
+            for batch in batches:
+                self._add_likelihood("base", predict(base, batch, prefix), batch)
+                stage.advance(batch.nbytes)
 
     def remark(self, text: str) -> None:
         """Say in the report what is missing in it."""

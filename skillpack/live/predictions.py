@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from skillpack.live.batches import Batch
+    from skillpack.live.prefixes import Prefix
 
 Task = Literal["next token", "class"]
 
@@ -40,7 +41,7 @@ def task_of(model: Any) -> Task:
     )
 
 
-def predict(model: Any, batch: Batch) -> torch.Tensor:
+def predict(model: Any, batch: Batch, prefix: Prefix | None = None) -> torch.Tensor:
     """Logits of the predictions of a batch that count.
 
     Gradients are taken if they are on; where positions do not count, models that can leave them out do.
@@ -48,6 +49,7 @@ def predict(model: Any, batch: Batch) -> torch.Tensor:
     Args:
         model: as `skillpack.live.models.open_model` gives it.
         batch: from `skillpack.live.batches.encode`; for a classifier with ``whole``.
+        prefix: what its rows begin with, if the model has read that already.
 
     Returns:
         fp32 of shape (scored, vocabulary) or (scored, classes), in the order of `Batch.sample`.
@@ -60,6 +62,10 @@ def predict(model: Any, batch: Batch) -> torch.Tensor:
         logits: torch.Tensor = model(**options).logits
         return logits.float()
     scored = batch.scored
+    if prefix is not None:
+        options |= {"input_ids": batch.input_ids[:, prefix.length :], "use_cache": True}
+        options["past_key_values"] = prefix.cache(len(scored))
+        scored = scored[:, prefix.length :]
     if "logits_to_keep" in accepted:
         positions = scored.any(0).nonzero()[:, 0]
         options["logits_to_keep"], scored = positions, scored[:, positions]

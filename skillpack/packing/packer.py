@@ -154,7 +154,11 @@ class _Job:
 
 
 class Packer:
-    """Packs one delta; keeps what it found out between the steps that a search tries."""
+    """Packs one delta; keeps what it found out between the steps that a search tries.
+
+    Attributes:
+        threads: who counts and codes.
+    """
 
     def __init__(
         self,
@@ -181,7 +185,7 @@ class Packer:
         self._delta = delta
         self._goal = goal
         self._analyst = analyst
-        self._threads = threads
+        self.threads = threads
         self._progress = progress
         self._jobs = [_Job(change, plans(delta, change, exact=goal.exact)) for change in delta.changes]
         self._extras = extras
@@ -192,8 +196,12 @@ class Packer:
         self._finest = math.inf
         self._last: float | None = None
 
-    def pack(self) -> Packed:
+    def pack(self, *, checked: bool = True) -> Packed:
         """Code the delta so that it meets the goal.
+
+        Args:
+            checked: decode what was coded. Without that a pack is good to be tried out: errors and bounds in its
+                manifest only take as many bytes as the real ones.
 
         Raises:
             NotFiniteError: a tensor holds NaN or infinity, and the goal is not an exact pack.
@@ -202,7 +210,7 @@ class Packer:
         step = self._step()
         push = 0.001
         while True:
-            packed = self._coded(step)
+            packed = self._coded(step, checked=checked)
             if self._goal.size is None or packed.size <= self._goal.size:
                 self._last = step
                 return packed
@@ -352,7 +360,7 @@ class Packer:
             return self._counted[1]
         stage = Stage(self._progress, "counting symbols", sum(job.nbytes for job in self._jobs))
         total = Histogram()
-        counts = self._threads.for_each(lambda job: _count(job, step), self._jobs, lambda job: job.elements)
+        counts = self.threads.for_each(lambda job: _count(job, step), self._jobs, lambda job: job.elements)
         for job, counted in zip(self._jobs, counts, strict=True):
             job.parts = [part for part, _ in counted]
             for _, histogram in counted:
@@ -372,20 +380,22 @@ class Packer:
             blocks[block] = blocks.get(block, 0) + entry.nbytes
         return skill_size(self._manifest(entries, tables), blocks)
 
-    def _coded(self, step: float) -> Packed:
+    def _coded(self, step: float, *, checked: bool = True) -> Packed:
         """Code everything at a step, and check that it decodes."""
         tables = self._tables(step)
         payload = Payload()
         try:
-            return self._coded_into(payload, step, tables)
+            return self._coded_into(payload, step, tables, checked=checked)
         except BaseException:
             payload.close()
             raise
 
-    def _coded_into(self, payload: Payload, step: float, tables: Tables) -> Packed:
+    def _coded_into(self, payload: Payload, step: float, tables: Tables, *, checked: bool) -> Packed:
         stage = Stage(self._progress, "coding", sum(job.nbytes for job in self._jobs))
         entries, missed = [], 0.0
-        coded = self._threads.for_each(lambda job: self._code(job, step, tables), self._jobs, lambda job: job.elements)
+        coded = self.threads.for_each(
+            lambda job: self._code(job, step, tables, checked=checked), self._jobs, lambda job: job.elements
+        )
         for job, (parts, chunks, quality) in zip(self._jobs, coded, strict=True):
             entries.append(self._entry(job.change, parts, quality))
             missed += quality.missed
@@ -399,14 +409,18 @@ class Packer:
         error = math.sqrt(missed / energy) if energy else 0.0
         return Packed(manifest, payload, skill_size(manifest, payload.sizes()), step, error)
 
-    def _code(self, job: _Job, step: float, tables: Tables) -> tuple[list[Part], list[bytes], _Quality]:
-        parts, streams, quality = [], [], _Quality()
+    def _code(
+        self, job: _Job, step: float, tables: Tables, *, checked: bool
+    ) -> tuple[list[Part], list[bytes], _Quality]:
+        parts, streams, quality = [], [], _Quality() if checked else _expected_quality(job)
         for plan in job.plans:
             codec, encoding = plan.encode(step)
             chunks = [encode_chunk(chunk, tables) for chunk in encoding.chunks()]
             part = Part(codec, encoding.parameters, tuple(len(chunk) for chunk in chunks))
             parts.append(part)
             streams += chunks
+            if not checked:
+                continue
             error = plan.check(part, iter([ChunkReader(chunk, tables) for chunk in chunks]))
             if isinstance(plan, LossyPlan):
                 quality = _Quality(error, _whole(plan.least_bytes(error)), error**2 * plan.energy)

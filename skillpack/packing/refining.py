@@ -14,7 +14,9 @@ the kind. After some steps everything is rounded again, so that the next ones se
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import closing
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,6 +28,7 @@ from skillpack.evaluating.scores import divergence, kl_gradient
 from skillpack.evaluating.trials import LEAST_TO_LEARN
 from skillpack.live.precision import weight_gradients
 from skillpack.live.predictions import predict
+from skillpack.live.prefixes import read_prefix
 from skillpack.packing.divergence import pack_within
 from skillpack.packing.planning import common_shape
 from skillpack.packing.spool import spooled
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
     from skillpack.evaluating.trials import Measured
     from skillpack.live.batches import Batch
+    from skillpack.live.prefixes import Prefix
     from skillpack.packing.divergence import Candidates
     from skillpack.packing.packer import Goal, Packed, Packer
     from skillpack.packing.planning import LossyPlan
@@ -70,6 +74,11 @@ class _Tensor:
         weight.data = _zeros(*weight.shape).copy_(weight.data)
         self._weight = weight.detach()
         self._slope = _zeros(self._rows, self._columns)
+
+    @property
+    def elements(self) -> int:
+        """Of the tensor."""
+        return self.plan.elements
 
     def take(self, step: float) -> bool:
         """Start from what is decoded at a step; False where that is no product of factors."""
@@ -135,13 +144,14 @@ class _Lessons:
         self._model, self._stage, self._batches = model, stage, batches
         self._predictions = sum(len(batch.sample) for batch in batches)
         with torch.no_grad():
-            self._wanted = [_kept(predict(tuned, batch)) for batch in batches]
+            prefix = read_prefix(tuned, batches)
+            self._wanted = [_kept(predict(tuned, batch, prefix)) for batch in batches]
 
     @torch.no_grad()
     def kl(self) -> float:
         """Mean KL(tuned || model), nats per prediction."""
-        pairs = zip(self._batches, self._wanted, strict=True)
-        return self._mean(predict(self._model, batch) for batch, _ in pairs)
+        prefix = read_prefix(self._model, self._batches)
+        return self._mean(predict(self._model, batch, prefix) for batch in self._batches)
 
     def kl_with_gradients(self, tensors: dict[str, _Tensor]) -> float:
         """The same, and its gradient becomes the tensors' `ahead`."""
@@ -150,15 +160,18 @@ class _Lessons:
             if name in tensors:
                 tensors[name].add_gradient(gradient)
 
-        def logits() -> Iterator[torch.Tensor]:
+        def logits(prefix: Prefix | None) -> Iterator[torch.Tensor]:
             for batch, wanted in zip(self._batches, self._wanted, strict=True):
-                with weight_gradients(self._model, sink), torch.enable_grad():
-                    found = predict(self._model, batch)
-                    torch.autograd.backward(found, kl_gradient(found, wanted) / self._predictions)
+                found = predict(self._model, batch, prefix)
+                torch.autograd.backward(found, kl_gradient(found, wanted) / self._predictions)
                 self._stage.advance(batch.nbytes)
                 yield found.detach()
 
-        kl = self._mean(logits())
+        with weight_gradients(self._model, sink), torch.enable_grad():
+            prefix = read_prefix(self._model, self._batches)
+            kl = self._mean(logits(prefix))
+            if prefix is not None:
+                prefix.backward()
         for tensor in tensors.values():
             tensor.project()
         return kl
@@ -191,14 +204,18 @@ def refine(
     """
     weights = dict(packed.named_parameters())
     found = {plan.change.name: _Tensor(plan, weights[plan.change.name]) for plan in _movable(packer, weights)}
+    each = packer.threads.for_each
     turns = [batches[at : at + _BATCHES] for at in range(0, len(batches), _BATCHES)]
     stage = Stage(progress, "refining", sum(_nbytes(turns, done) for done in range(rounds)))
     for done in range(0, rounds, _BETWEEN_ROUNDINGS):
-        tensors = {name: tensor for name, tensor in found.items() if tensor.take(step)}
+        taken = packer.threads.for_each(
+            lambda tensor: tensor.take(step), list(found.values()), lambda one: one.elements
+        )
+        tensors = dict(compress(found.items(), taken))
         lessons = _Lessons(packed, tuned, turns[_turn(turns, done)], stage)
         _descend(tensors, lessons, min(_BETWEEN_ROUNDINGS, rounds - done))
-        for tensor in tensors.values():
-            tensor.settle(step)
+        settled = each(lambda tensor: tensor.settle(step), list(tensors.values()), lambda tensor: tensor.elements)
+        deque(settled, maxlen=0)
     packer.recount()
 
 
@@ -239,22 +256,28 @@ def measured_pack(
         return refined(step, model)
 
     trials, rounds = candidates.trials, _rounds(goal, candidates)
-    if goal.max_kl is None:
-        first = packer.pack()
-        model = candidates.opened(first)
-        found = trials.measure(model)
-        if not rounds:
-            return first, found
-        second, better = refined(first.step, model)
-        improved = better.kl < found.kl and (goal.size is None or second.size <= goal.size)
-    else:
+    if goal.max_kl is not None:
         first, found = pack_within(packer.first_step(), goal.max_kl, plain)
         if not rounds:
             return first, found
         second, better = pack_within(first.step, goal.max_kl, attempt)
         improved = second.size < first.size
-    (first if improved else second).payload.close()
-    return (second, better) if improved else (first, found)
+        (first if improved else second).payload.close()
+        return (second, better) if improved else (first, found)
+    if not rounds:
+        first = packer.pack()
+        return first, candidates.measure(first)
+    # What will most likely not be kept need not be checked.
+    draft = packer.pack(checked=False)
+    with closing(draft.payload):
+        model = candidates.opened(draft)
+    found = trials.measure(model)
+    second, better = refined(draft.step, model)
+    if better.kl < found.kl and (goal.size is None or second.size <= goal.size):
+        return second, better
+    second.payload.close()
+    first = packer.pack()
+    return first, candidates.measure(first)
 
 
 def _rounds(goal: Goal, candidates: Candidates) -> int:
