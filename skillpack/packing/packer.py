@@ -229,15 +229,19 @@ class Packer:
         self._analyse(guess)
         return guess
 
-    def coded_at(self, step: float) -> Packed:
+    def coded_at(self, step: float, *, checked: bool = True) -> Packed:
         """Code the delta with a step of one's own choice.
+
+        Args:
+            step: for all tensors.
+            checked: see `pack`.
 
         Raises:
             NotFiniteError: a tensor holds NaN or infinity.
         """
         if step < self._finest:
             self._analyse(step / _MARGIN)
-        return self._coded(step)
+        return self._coded(step, checked=checked)
 
     def ladder(self, smallest: int, largest: int, number: int) -> list[float]:
         """Steps in geometric progression, falling, whose packs take about so many bytes at either end.
@@ -380,7 +384,7 @@ class Packer:
             blocks[block] = blocks.get(block, 0) + entry.nbytes
         return skill_size(self._manifest(entries, tables), blocks)
 
-    def _coded(self, step: float, *, checked: bool = True) -> Packed:
+    def _coded(self, step: float, *, checked: bool) -> Packed:
         """Code everything at a step, and check that it decodes."""
         tables = self._tables(step)
         payload = Payload()

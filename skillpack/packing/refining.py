@@ -208,9 +208,7 @@ def refine(
     turns = [batches[at : at + _BATCHES] for at in range(0, len(batches), _BATCHES)]
     stage = Stage(progress, "refining", sum(_nbytes(turns, done) for done in range(rounds)))
     for done in range(0, rounds, _BETWEEN_ROUNDINGS):
-        taken = packer.threads.for_each(
-            lambda tensor: tensor.take(step), list(found.values()), lambda one: one.elements
-        )
+        taken = each(lambda tensor: tensor.take(step), list(found.values()), lambda tensor: tensor.elements)
         tensors = dict(compress(found.items(), taken))
         lessons = _Lessons(packed, tuned, turns[_turn(turns, done)], stage)
         _descend(tensors, lessons, min(_BETWEEN_ROUNDINGS, rounds - done))
@@ -242,6 +240,10 @@ def measured_pack(
         packed = packer.coded_at(step)
         return packed, candidates.measure(packed)
 
+    def opened(draft: Packed) -> torch.nn.Module:
+        with closing(draft.payload):
+            return candidates.opened(draft)
+
     def refined(step: float, model: torch.nn.Module) -> tuple[Packed, Measured]:
         refine(packer, step, model, trials.tuned, batches=trials.lessons, rounds=rounds, progress=progress)
         try:
@@ -250,10 +252,7 @@ def measured_pack(
             packer.restore()
 
     def attempt(step: float) -> tuple[Packed, Measured]:
-        packed = packer.coded_at(step)
-        with closing(packed.payload):
-            model = candidates.opened(packed)
-        return refined(step, model)
+        return refined(step, opened(packer.coded_at(step, checked=False)))
 
     trials, rounds = candidates.trials, _rounds(goal, candidates)
     if goal.max_kl is not None:
@@ -269,8 +268,7 @@ def measured_pack(
         return first, candidates.measure(first)
     # What will most likely not be kept need not be checked.
     draft = packer.pack(checked=False)
-    with closing(draft.payload):
-        model = candidates.opened(draft)
+    model = opened(draft)
     found = trials.measure(model)
     second, better = refined(draft.step, model)
     if better.kl < found.kl and (goal.size is None or second.size <= goal.size):

@@ -1,7 +1,8 @@
 """From a delta to coded streams: goals are met, nothing is lost, and numbers are not made up."""
 
 import math
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -233,6 +234,22 @@ def test_an_estimate_is_off_by_no_more_than_the_padding_of_each_stream(tmp_path)
     packed.payload.close()
     step = packer._counted[0]
     assert abs(packer._estimated_size(step) - packed.size) < 16 * len(BASE)
+
+
+def test_a_draft_is_the_pack_but_for_what_only_decoding_tells(tmp_path):
+    write(tmp_path / "base", BASE)
+    write(tmp_path / "tuned", TUNED)
+    delta = find_delta(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "tuned"))
+    packer = Packer(delta, Goal(size=20_000))
+    draft = packer.pack(checked=False)
+    real = packer.coded_at(draft.step)
+    with closing(draft.payload), closing(real.payload):
+        found, expected = ([b"".join(layer) for layer in one.payload.layers()] for one in (draft, real))
+    assert found == expected
+    assert draft.size == pytest.approx(real.size, rel=0.02)
+    for one, other in zip(draft.manifest.tensors, real.manifest.tensors, strict=True):
+        assert replace(one, error=other.error, bound=other.bound) == other
+        assert bool(one.error) == bool(other.error)
 
 
 def test_approximated_tensors_have_a_bound_that_they_exceed(packed):
