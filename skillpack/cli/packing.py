@@ -102,9 +102,9 @@ def pack(
 
     --sweep packs at nine sizes from about 0.3 % to 12 % of the fine-tune and writes size against relative error to
     FOLDER as curve.json, curve.png and curve.svg; with --calibration DATA, which may be self, also against KL, by real
-    forward passes. No skill is put into the library then, and none of --exact, --size, --quality, --max-kl, --refine
-    and --dry-run makes sense. It needs matplotlib: python -m pip install "skillpack[plot]". In Python:
-    skillpack.sweep.
+    forward passes. No skill is put into the library then, and none of --exact, --size, --quality, --max-kl, --refine,
+    --name, --examples, --license and --dry-run makes sense. It needs matplotlib: python -m pip install
+    "skillpack[plot]". In Python: skillpack.sweep.
 
     What takes long is finding singular vectors. --device lets a GPU do it, --ray the machines of a running cluster,
     which need the same version of skillpack[ray]; both together give each task of the cluster a GPU. The skill is the
@@ -112,10 +112,15 @@ def pack(
     within 1 %. A pack that was interrupted goes on when the same command is run again, within 14 days.
     """
     if sweep is not None:
-        if exact or refine or dry_run or any(goal is not None for goal in (size, quality, max_kl)):
+        if (
+            exact
+            or refine
+            or dry_run
+            or any(one is not None for one in (size, quality, max_kl, name, examples, license))
+        ):
             raise UsageError(
                 "--sweep packs at many sizes and keeps none",
-                hint="Leave out --sweep, or all other goals and --dry-run.",
+                hint="Leave out --sweep, or all other goals, --dry-run, --name, --examples and --license.",
             )
         with output.progress() as progress:
             curve = skillpack.sweep(
@@ -123,6 +128,8 @@ def pack(
                 tuned,
                 sweep,
                 calibration=calibration,
+                metric=metric,
+                statistics=statistics,
                 workers=workers,
                 device=device,
                 ray=ray,

@@ -91,7 +91,7 @@ def pack_within(
 def open_candidates(
     base: str | Path,
     tuned: str | Path,
-    texts: str | Path | Sequence[Sample],
+    texts: str | Path | Sequence[Sample] | None,
     progress: Progress,
     *,
     learn: bool = False,
@@ -101,7 +101,7 @@ def open_candidates(
     Args:
         base: as `open_trials` takes it, like what follows.
         tuned: the fine-tune.
-        texts: to measure with.
+        texts: to measure with; None for what the fine-tune writes itself.
         progress: called during the work.
         learn: keep most of the texts to learn from.
 
@@ -109,10 +109,10 @@ def open_candidates(
         CheckpointError, DataError, UnsupportedCheckpointError: as `open_trials` does.
     """
     # Only here, since transformers takes seconds to load.
-    from skillpack.evaluating.trials import open_trials
+    from skillpack.evaluating.trials import SELF, open_trials
 
     with tempfile.TemporaryDirectory(prefix="skillpack-pack-") as room:
-        trials = open_trials(base, tuned, texts, Path(room), learn=learn, progress=progress)
+        trials = open_trials(base, tuned, SELF if texts is None else texts, Path(room), learn=learn, progress=progress)
         yield Candidates(trials, base, Path(room))
 
 

@@ -15,7 +15,7 @@ from skillpack.model_card import CARD_TYPE, CardFacts, base_license, base_name, 
 from skillpack.packing.opening import Hands, checkpoint_bytes, opened
 from skillpack.packing.packer import Goal
 from skillpack.packing.payload import put_skill
-from skillpack.packing.statistics import read_statistics, write_statistics
+from skillpack.packing.statistics import Weighing
 from skillpack.progress import Progress, silent
 from skillpack.summaries import open_or_create
 from skillpack_store import check_skill_name
@@ -42,13 +42,11 @@ class _Calibration:
 
     Attributes:
         texts: None if none are given.
-        metric: how tensors are weighed.
-        statistics: file with what has been found out.
+        weighing: how tensors are weighed.
     """
 
     texts: Texts
-    metric: Metric
-    statistics: Path | None
+    weighing: Weighing
 
 
 @dataclass(frozen=True)
@@ -178,8 +176,8 @@ def pack(
         raise UsageError("a pack that comes back bit for bit has no use for texts", hint="Leave out --calibration.")
     weighed = statistics is not None or metric not in (None, "identity")
     wanted = max_kl is not None or refine or calibration is not None or weighed
-    about = _Calibration(
-        calibration, metric or ("fisher" if wanted else "identity"), None if statistics is None else Path(statistics)
+    weighing = Weighing(
+        metric or ("fisher" if wanted else "identity"), None if statistics is None else Path(statistics)
     )
     if not isinstance(tuned, str | Path) and (name is None or wanted):
         raise UsageError(
@@ -191,7 +189,7 @@ def pack(
     with ExitStack() as stack:
         found = stack.enter_context(opened(base, tuned, goal, hands, progress))
         delta = found.delta
-        packed, measured = _pack(found, (base, tuned), goal, about, progress)
+        packed, measured = _pack(found, (base, tuned), goal, _Calibration(calibration, weighing), progress)
         stack.callback(packed.payload.close)
         report = PackReport(
             name=name,
@@ -248,26 +246,19 @@ def _pack(
     about: _Calibration,
     progress: Progress,
 ) -> tuple[Packed, Measured | None]:
-    packer, metric, path = found.packer, about.metric, about.statistics
-    of = fingerprint(found.delta.tuned_digests)
-    known = {} if metric == "identity" else None if path is None else read_statistics(path, of, metric)
+    packer, of = found.packer, fingerprint(found.delta.tuned_digests)
+    known = about.weighing.known(of)
     if about.texts is None and goal.max_kl is None and goal.refine == 0 and known is not None:
         packer.weigh(known)
         return packer.pack(), None
     # Only here, since transformers takes seconds to load.
-    from skillpack.evaluating.trials import SELF
     from skillpack.packing.divergence import open_candidates
     from skillpack.packing.refining import measured_pack
 
     base, tuned = models
     assert isinstance(tuned, str | Path)
-    data = SELF if about.texts is None else about.texts
-    with open_candidates(base, tuned, data, progress, learn=goal.refine != 0) as candidates:
-        if known is None:
-            known = candidates.sensitivities(metric, progress)
-            if path is not None:
-                write_statistics(path, of, metric, known)
-        packer.weigh(known)
+    with open_candidates(base, tuned, about.texts, progress, learn=goal.refine != 0) as candidates:
+        packer.weigh(about.weighing.found(of, candidates, progress) if known is None else known)
         return measured_pack(packer, goal, candidates, progress)
 
 

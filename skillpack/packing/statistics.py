@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from skillpack.errors import DataError
@@ -13,8 +14,55 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from skillpack.packing.divergence import Candidates
+    from skillpack.packing.metric import Metric
+    from skillpack.progress import Progress
+
 _SCHEMA: Final = 1
 _LIMIT: Final = 64 << 20
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """How tensors are weighed.
+
+    Attributes:
+        metric: see `skillpack.packing.metric`.
+        file: what is found out is kept in it, and taken from it if it is there; None to keep nothing.
+    """
+
+    metric: Metric
+    file: Path | None = None
+
+    def known(self, tuned: str) -> dict[str, float] | None:
+        """Sensitivities that need no texts; None if texts must tell.
+
+        Args:
+            tuned: fingerprint of the fine-tune.
+
+        Raises:
+            DataError: the file is damaged, or about another fine-tune or metric.
+        """
+        if self.metric == "identity":
+            return {}
+        return None if self.file is None else read_statistics(self.file, tuned, self.metric)
+
+    def found(self, tuned: str, candidates: Candidates, progress: Progress) -> dict[str, float]:
+        """What texts tell, which is kept.
+
+        Args:
+            tuned: fingerprint of the fine-tune.
+            candidates: with the texts.
+            progress: called during the work.
+
+        Raises:
+            NotFiniteError: the fine-tune predicts NaN or infinity.
+            OSError: the file cannot be written.
+        """
+        sensitivity = candidates.sensitivities(self.metric, progress)
+        if self.file is not None:
+            write_statistics(self.file, tuned, self.metric, sensitivity)
+        return sensitivity
 
 
 def write_statistics(path: Path, tuned: str, metric: str, sensitivity: Mapping[str, float]) -> None:

@@ -14,6 +14,7 @@ from skillpack.packing.divergence import open_candidates
 from skillpack.packing.drawing import check_drawing, drawn
 from skillpack.packing.opening import Hands, checkpoint_bytes, opened
 from skillpack.packing.packer import Goal
+from skillpack.packing.statistics import Weighing
 from skillpack.progress import Progress, silent
 from skillpack_store import disk
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from skillpack.evaluating.trials import Measured
     from skillpack.packing.divergence import Candidates
+    from skillpack.packing.metric import Metric
     from skillpack.packing.packer import Packed, Packer
     from skillpack.texts import Sample
 
@@ -84,6 +86,8 @@ def sweep(
     *,
     points: int = POINTS,
     calibration: str | Path | Sequence[Sample] | None = None,
+    metric: Metric | None = None,
+    statistics: str | Path | None = None,
     workers: int | None = None,
     device: str = "cpu",
     ray: str | None = None,
@@ -99,6 +103,8 @@ def sweep(
         calibration: texts as `skillpack.texts.read_samples` reads them, samples, or "self" for texts that the fine-tune
             writes itself. With texts tensors are weighed as `skillpack.pack` does, and every pack is installed on a
             copy of the base and its KL(tuned || packed) is measured.
+        metric: how texts weigh tensors, see `skillpack.pack`.
+        statistics: file to keep that in, see `skillpack.pack`; if it is there, tensors are weighed without texts too.
         workers: see `skillpack.pack`.
         device: see `skillpack.pack`.
         ray: see `skillpack.pack`.
@@ -125,10 +131,13 @@ def sweep(
         delta, packer = found.delta, found.packer
         tuned_size = checkpoint_bytes(delta.tuned)
         smallest, largest = (round(share * tuned_size) for share in _SHARES)
-        measuring = nullcontext() if calibration is None else open_candidates(base, tuned, calibration, numbered)
-        with measuring as candidates:
-            if candidates is not None:
-                packer.weigh(candidates.sensitivities("fisher", numbered))
+        weighing, of = _weighing(calibration, metric, statistics), fingerprint(delta.tuned_digests)
+        known = weighing.known(of)
+        untold = calibration is None and known is not None
+        with nullcontext() if untold else open_candidates(base, tuned, calibration, numbered) as candidates:
+            if known is None and candidates is not None:
+                known = weighing.found(of, candidates, numbered)
+            packer.weigh(known or {})
             steps = packer.ladder(smallest, largest, points)
             curve, measured = _measured(packer, steps, tuned_size, candidates, numbered)
     report = SweepReport(
@@ -142,6 +151,12 @@ def sweep(
     )
     _write(report)
     return report
+
+
+def _weighing(calibration: object, metric: Metric | None, statistics: str | Path | None) -> Weighing:
+    """By fisher unless something else is asked for, and not at all where nothing is said about texts."""
+    usual: Metric = "identity" if calibration is None and statistics is None else "fisher"
+    return Weighing(metric or usual, None if statistics is None else Path(statistics))
 
 
 class _Numbered:

@@ -38,9 +38,24 @@ def test_a_sweep_with_texts(llama, run, run_json, tmp_path):
     assert f"{found['points'][0]['kl']:.3g}" in result.stdout.splitlines()[1]
 
 
+def test_statistics_of_a_sweep_are_kept_and_weigh_the_next_one_without_texts(llama, run_json, tmp_path):
+    (tmp_path / "data.txt").write_text("Some are useful.\n\nAll models are wrong.\n")
+    arguments = ("pack", llama.base, llama.tuned, "--sweep", tmp_path, "--statistics", tmp_path / "weights.json")
+    told = run_json(*arguments, "--calibration", tmp_path / "data.txt", "--metric", "activation")
+    assert json.loads((tmp_path / "weights.json").read_text())["metric"] == "activation"
+    again = run_json(*arguments, "--metric", "activation")
+    assert again["samples"] is None
+    assert [point["size"] for point in again["points"]] == [point["size"] for point in told["points"]]
+    plain = run_json("pack", llama.base, llama.tuned, "--sweep", tmp_path)
+    assert [point["error"] for point in plain["points"]] != [point["error"] for point in told["points"]]
+
+
 @pytest.mark.parametrize(
     "goal",
-    [["--exact"], ["--size", "5kB"], ["--quality", "0.5"], ["--max-kl", "0.1"], ["--refine", "3"], ["--dry-run"]],
+    [
+        *(["--exact"], ["--size", "5kB"], ["--quality", "0.5"], ["--max-kl", "0.1"], ["--refine", "3"], ["--dry-run"]),
+        *(["--name", "math"], ["--examples", "prompts.txt"], ["--license", "MIT"]),
+    ],
 )
 def test_goals_that_make_no_sense_with_a_sweep(goal, models, run, tmp_path):
     result = run("pack", models.base, models.math, "--sweep", tmp_path / "curve", *goal)
