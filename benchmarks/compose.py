@@ -1,6 +1,6 @@
 """Composition: memory on a large base, and what is kept of two real skills.
 
-    python -m benchmarks.compose memory [--size 3GB] [--skills 10] [--layers N] [--methods sum,ties]
+    python -m benchmarks.compose memory [--size 3GB] [--skills 10] [--layers N] [--methods sum,ties] [--store FOLDER]
     python -m benchmarks.compose kept [--store FOLDER]
 
 Memory: skills of a synthetic base, each a change of rank 8 in every matrix, are composed by a command of its own for
@@ -18,7 +18,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,12 +69,12 @@ def main() -> None:
     memory.add_argument("--skills", type=int, default=10)
     memory.add_argument("--layers", type=int)
     memory.add_argument("--methods", default=",".join(METHODS))
+    memory.add_argument("--store", type=Path, help="of the synthetic skills; those that it lacks are drawn")
     memory.add_argument("--name", default="compose_memory", help="of the file with the figures")
     kept = commands.add_parser("kept")
     kept.add_argument("--store", type=Path, help="with the two skills; by default they are packed")
     kept.add_argument("--prompts", type=int, default=32)
     given = parser.parse_args()
-    arguments = " ".join(sys.argv[1:])
     with scratch() as work:
         if given.command == "kept":
             results.save("compose", kept_shares(given.store or work / "store", given.prompts), arguments="kept")
@@ -83,19 +82,24 @@ def main() -> None:
         architecture = Architecture.of_size(parse_size(given.size))
         if given.layers is not None:
             architecture = replace(architecture, layers=given.layers)
-        figures = memory_of(work, architecture, given.skills, given.methods.split(","))
+        store = given.store or work / "store"
+        figures = memory_of(work, store, architecture, given.skills, given.methods.split(","))
+    # Where the skills lie changes nothing.
+    layers = "" if given.layers is None else f" --layers {given.layers}"
+    arguments = f"memory --size {given.size} --skills {given.skills}{layers} --methods {given.methods}"
     results.save(given.name, figures, module="compose", arguments=arguments, machine=True)
     if any(found["peak_anonymous_bytes"] > figures["limit_bytes"] for found in figures["methods"].values()):
         raise SystemExit("a method takes more memory than the limit")
 
 
-def memory_of(work: Path, architecture: Architecture, skills: int, methods: list[str]) -> dict[str, Any]:
+def memory_of(work: Path, store: Path, architecture: Architecture, skills: int, methods: list[str]) -> dict[str, Any]:
     """Peak memory and time of each method, and whether an interrupted run goes on where it was."""
-    store = work / "store"
     names = [f"skill-{number}" for number in range(skills)]
+    present = _names(store)
     for number, name in enumerate(names):
-        draw_skill(store, name, architecture, number)
-        print(name, flush=True)
+        if name not in present:
+            draw_skill(store, name, architecture, number)
+            print(name, flush=True)
     environment = {"SKILLPACK_HOME": str(work / "home")}
     sizes = [2 * math.prod(shape) for shape in architecture.tensors().values()]
     figures: dict[str, Any] = {
@@ -212,7 +216,7 @@ def kept_shares(store: Path, prompts: int) -> dict[str, Any]:
     """Share of each part's gain that stays, by method."""
     base = smollm2()
     tuned = {task: fine_tune(COURSE[task]) for task in _PARTS}
-    present = {each.name for each in skillpack.list(store=store)} if store.exists() else set()
+    present = _names(store)
     for task, folder in tuned.items():
         if task not in present:
             skillpack.pack(base, folder, task, size=2_000_000, store=store)
@@ -230,6 +234,10 @@ def kept_shares(store: Path, prompts: int) -> dict[str, Any]:
         report = skillpack.compose(parts, "one", method="emr", task=task, base=base, store=store)
         given_back[task] = {"bytes": report.size, "kept": _kept("one", task, (base, tuned[task]), store, prompts)}
     return {"prompts": prompts, "skill_bytes": 2_000_000, **found, "emr, task given back": given_back}
+
+
+def _names(store: Path) -> set[str]:
+    return {skill.name for skill in skillpack.list(store=store)} if store.exists() else set()
 
 
 def _kept(skill: str, task: str, models: tuple[Path, Path], store: Path, prompts: int) -> float | None:
