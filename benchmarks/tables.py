@@ -213,14 +213,14 @@ def _continual() -> Iterator[_Row]:
     found, command = _figures("continual")
     course = found["smollm2"]
     every = course["approaches"].values()
-    ours = next(each for each in every if each["name"] == "SkillPack")
-    largest = max(b - a for a, b in pairwise([0, *ours["bytes"]]))
-    what = f"Five tasks in sequence on SmolLM2, a skill of at most {_megabytes(largest)} for each"
-    forgets = f"backward transfer {ours['backward_transfer']:g}"
-    figure = f"{_percent(ours['of_experts'], 1)} of the experts' average score, {forgets}"
-    if "routed" in ours:
+    for key, learned in (("ours", ""), ("ours-calibrated", ", calibrated")):
+        ours = course["approaches"][key]
+        largest = max(b - a for a, b in pairwise([0, *ours["bytes"]]))
+        what = f"Five tasks in sequence on SmolLM2, a skill of at most {_megabytes(largest)} for each{learned}"
+        forgets = f"backward transfer {ours['backward_transfer']:g}"
+        figure = f"{_percent(ours['of_experts'], 1)} of the experts' average score, {forgets}"
         figure += f"; {_percent(ours['routed']['of_experts'], 1)} where a router picks the skill"
-    yield what, figure, command
+        yield what, figure, command
     for name in ("sequential fine-tuning", "TIES merge", "replay"):
         for each in every:
             if each["name"] == name:
