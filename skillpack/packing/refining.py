@@ -208,7 +208,7 @@ def refine(
     turns = [batches[at : at + _BATCHES] for at in range(0, len(batches), _BATCHES)]
     stage = Stage(progress, "refining", sum(_nbytes(turns, done) for done in range(rounds)))
     for done in range(0, rounds, _BETWEEN_ROUNDINGS):
-        taken = each(lambda tensor: tensor.take(step), list(found.values()), lambda tensor: tensor.elements)
+        taken = list(each(lambda tensor: tensor.take(step), list(found.values()), lambda tensor: tensor.elements))
         tensors = dict(compress(found.items(), taken))
         lessons = _Lessons(packed, tuned, turns[_turn(turns, done)], stage)
         _descend(tensors, lessons, min(_BETWEEN_ROUNDINGS, rounds - done))
