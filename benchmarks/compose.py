@@ -5,7 +5,8 @@
 
 Memory: skills of a synthetic base, each a change of rank 8 in every matrix, are composed by a command of its own for
 each method; anonymous memory is looked at every 20 ms. What bounds it is the largest tensor and the number of skills,
-so that `--layers` may leave out layers, which are all alike. One run is killed in the middle and started again.
+so that `--layers` may leave out layers, which are all alike. The first method that codes anew is killed once it is
+through with half of the matrices, and started again: its figures are those of both runs.
 
 Kept: Spanish numbers and facts about cities, 2 MB each, on SmolLM2-135M-Instruct become one skill; share of each one's
 gain in negative log-likelihood over the base that the composed skill keeps, on 32 held-out prompts.
@@ -16,9 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import subprocess
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +27,7 @@ import skillpack
 from benchmarks import results
 from benchmarks.comparing.pairs import chats
 from benchmarks.folders import scratch
-from benchmarks.process import COMMAND, run
+from benchmarks.process import COMMAND, Usage, run
 from benchmarks.synthetic import Architecture
 from recipes.finetune import fine_tune
 from recipes.models import smollm2
@@ -69,12 +67,16 @@ def main() -> None:
     memory.add_argument("--skills", type=int, default=10)
     memory.add_argument("--layers", type=int)
     memory.add_argument("--methods", default=",".join(METHODS))
-    memory.add_argument("--store", type=Path, help="of the synthetic skills; those that it lacks are drawn")
+    memory.add_argument(
+        "--store", type=Path, help="of the synthetic skills of all layers; those that it lacks are drawn"
+    )
     memory.add_argument("--name", default="compose_memory", help="of the file with the figures")
     kept = commands.add_parser("kept")
     kept.add_argument("--store", type=Path, help="with the two skills; by default they are packed")
     kept.add_argument("--prompts", type=int, default=32)
     given = parser.parse_args()
+    if given.command == "memory" and given.store and given.layers is not None:
+        parser.error("a --store holds skills of all layers; leave out --layers or --store")
     with scratch() as work:
         if given.command == "kept":
             results.save("compose", kept_shares(given.store or work / "store", given.prompts), arguments="kept")
@@ -111,14 +113,23 @@ def memory_of(work: Path, store: Path, architecture: Architecture, skills: int, 
         "limit_bytes": _ALLOWANCE + _COPIES * max(sizes),
         "methods": {},
     }
-    for method in methods:
-        parts = names[:2] if method == "layer-swapping" else names
-        usage = run(_command(parts, method, store), environment)
-        figures["methods"][method] = {"peak_anonymous_bytes": usage.anonymous, "seconds": round(usage.seconds, 1)}
-        print(method, figures["methods"][method], flush=True)
     recoding = next((method for method in methods if method not in {"sum", "average", "layer-swapping"}), None)
-    if recoding is not None:
-        figures["killed"] = killed(_command(names, recoding, store), {**os.environ, **environment}, work / "home")
+    matrices = sum(len(shape) == 2 for shape in architecture.tensors().values())
+    for method in methods:
+        command = _command(names[:2] if method == "layer-swapping" else names, method, store)
+        runs, finished = [], 0
+        if method == recoding:
+            killed, finished = _killed(command, environment, matrices // 2)
+            runs.append(killed)
+        runs.append(run(command, environment))
+        figures["methods"][method] = {
+            "peak_anonymous_bytes": max(usage.anonymous for usage in runs),
+            "seconds": round(sum(usage.seconds for usage in runs), 1),
+            "matrices": matrices,
+            "finished_before_a_kill": finished,
+            "resumed": json.loads(runs[-1].said)["resumed"],
+        }
+        print(method, figures["methods"][method], flush=True)
     return figures
 
 
@@ -129,17 +140,17 @@ def _command(parts: list[str], method: str, store: Path) -> list[str]:
     return [COMMAND, "compose", *parts, "--method", method, *extra, *where]
 
 
-def killed(command: list[str], environment: Mapping[str, str], home: Path) -> dict[str, Any]:
-    """Kill a composition once it has finished some tensors, and run it again."""
-    dry = [*command, "--dry-run"]
-    with subprocess.Popen(dry, env=environment, stdout=subprocess.DEVNULL) as process:  # noqa: S603
-        kept = 0
-        while process.poll() is None and kept < 4:
-            kept = len(list((home / unfinished_folder().name).glob("compose-*/*.analysis")))
-            time.sleep(0.05)
-        process.kill()
-    found = subprocess.run(dry, env=environment, stdout=subprocess.PIPE, check=True)  # noqa: S603
-    return {"finished_before_the_kill": kept, "resumed": json.loads(found.stdout)["resumed"]}
+def _killed(command: list[str], environment: Mapping[str, str], enough: int) -> tuple[Usage, int]:
+    """Kill a composition once it is through with so many tensors; also how many it was through with in the end."""
+    folder = Path(environment["SKILLPACK_HOME"]) / unfinished_folder().name
+
+    def finished() -> int:
+        return len(list(folder.glob("compose-*/*.analysis")))
+
+    usage = run(command, environment, kill=lambda: finished() >= enough)
+    if not usage.killed:
+        raise SystemExit(f"{' '.join(command)} ended before it could be killed")
+    return usage, finished()
 
 
 @dataclass(frozen=True, eq=False)

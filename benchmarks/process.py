@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 COMMAND = str(Path(sys.executable).with_name("skillpack"))
 """The command that is installed beside this interpreter."""
@@ -26,18 +26,25 @@ class Usage:
     Attributes:
         seconds: from start to end.
         anonymous: most bytes of anonymous memory (RssAnon) that it and its children held at one time.
+        said: its standard output.
+        killed: it was killed before its end.
     """
 
     seconds: float
     anonymous: int
+    said: str
+    killed: bool
 
 
-def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Usage:
+def run(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, kill: Callable[[], bool] = lambda: False
+) -> Usage:
     """Run a command to its end, looking at its memory every 20 ms.
 
     Args:
         command: program and arguments.
         environment: variables to set on top of this process's.
+        kill: asked as often; where it is true the command gets SIGKILL.
 
     Raises:
         RuntimeError: it failed; with what it said.
@@ -47,27 +54,32 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         env={**os.environ, **(environment or {})},
         text=True,
     ) as process:
         peak, done = [0], threading.Event()
-        watcher = threading.Thread(target=_watch, args=(process.pid, done, peak))
+        killed = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(_EVERY):
+                peak[0] = max(peak[0], sum(_anonymous(member) for member in _family(process.pid)))
+                if kill():
+                    killed.set()
+                    process.kill()
+                    return
+
+        watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            said, _ = process.communicate()
+            said, complaints = process.communicate()
             seconds = time.perf_counter() - started
         finally:
             done.set()
             watcher.join()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}:\n{said}")
-    return Usage(seconds, peak[0])
-
-
-def _watch(pid: int, done: threading.Event, peak: list[int]) -> None:
-    while not done.wait(_EVERY):
-        peak[0] = max(peak[0], sum(_anonymous(member) for member in _family(pid)))
+    if process.returncode and not killed.is_set():
+        raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}:\n{said}{complaints}")
+    return Usage(seconds, peak[0], said, killed.is_set())
 
 
 def _family(pid: int) -> Iterator[int]:

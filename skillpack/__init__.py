@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     from skillpack.interop import AdapterExport, MergedExport, export_adapter, export_merged, import_adapter
     from skillpack.interop.auto import AutoSkill
     from skillpack.interop.callback import SkillPackCallback
-    from skillpack.learning import ContinualLearner, LearnReport, Task, Training, learn, prefer, read_tasks
+    from skillpack.learning import (
+        ContinualLearner,
+        LearnReport,
+        Segment,
+        Task,
+        Training,
+        learn,
+        learn_stream,
+        prefer,
+        read_tasks,
+    )
     from skillpack.library import (
         SkillDetails,
         delete,
@@ -121,6 +131,7 @@ __all__ = [
     "ReportedError",
     "Route",
     "Router",
+    "Segment",
     "ServeSettings",
     "Serving",
     "Signature",
@@ -163,6 +174,7 @@ __all__ = [
     "import_skill",
     "install",
     "learn",
+    "learn_stream",
     "learn_surgery",
     "learn_tints",
     "learned_compose",
@@ -247,6 +259,7 @@ _HOMES = {
     "ReportedError": "errors",
     "Route": "routing.protocol.Route",
     "Router": "routing.protocol.Router",
+    "Segment": "learning",
     "ServeSettings": "serving.server.ServeSettings",
     "Serving": "serving.server.Serving",
     "Signature": "signing",
@@ -290,6 +303,7 @@ _HOMES = {
     "install": "library",
     "learned_compose": "composing.learned.composing.learned_compose",
     "learn": "learning",
+    "learn_stream": "learning",
     "learn_surgery": "composing.surgery.learning.learn_surgery",
     "learn_tints": "composing.tinting.learning.learn_tints",
     "list": "summaries.list_skills",

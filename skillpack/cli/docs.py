@@ -25,6 +25,7 @@ TWINS: Final = {
     "ls-remote": "ls_remote",
     "surgery": "learn_surgery",
     "tint": "learn_tints",
+    "learn-stream": "learn_stream",
     "add-examples": "add_examples",
     "key new": "new_key",
     "key list": "list_keys",

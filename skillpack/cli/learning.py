@@ -1,4 +1,4 @@
-"""The command `learn`."""
+"""The commands `learn` and `learn-stream`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 import skillpack
 from skillpack.cli.console import counted, human
-from skillpack.cli.learning_documents import learn_document, preferred_document
+from skillpack.cli.learning_documents import learn_document, preferred_document, stream_document
 from skillpack.cli.options import output_options, parse_size, store_options
 from skillpack.errors import UsageError
 
@@ -16,7 +16,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from skillpack.cli.console import Output
+    from skillpack.cli.options import Function
     from skillpack.learning import LearnReport, Transfer
+
+
+def _size_options(function: Function) -> Function:
+    """Add how large each skill may be."""
+    size = click.option("--size", metavar="SIZE", help="Bytes that each skill may take, such as 5MB.")
+    share = click.option(
+        "--share", type=float, metavar="NUMBER", help="The same as a share of the base; by default 0.02."
+    )
+    return size(share(function))
+
+
+def _training_options(function: Function) -> Function:
+    """Add what `skillpack.Training` takes for every method."""
+    number: dict[str, Any] = {"metavar": "NUMBER", "show_default": True}
+    for option in (
+        click.option("--device", default="cpu", metavar="DEVICE", help="Torch device that trains.", show_default=True),
+        click.option("--seed", type=int, default=0, help="Of orders and new weights.", **number),
+        click.option("--max-tokens", type=click.IntRange(2), default=512, help="Cut texts here.", **number),
+        click.option("--rate", type=float, metavar="NUMBER", help="Learning rate; by default 1e-4 (LoRA: 1e-3)."),
+        click.option("--batch", type=click.IntRange(1), default=16, help="Texts for a step.", **number),
+    ):
+        function = option(function)
+    return function
 
 
 @click.command(
@@ -26,8 +50,7 @@ if TYPE_CHECKING:
 @click.argument("tasks", metavar="[TASKS]", required=False, type=click.Path())
 @click.option("--base", type=click.Path(), metavar="BASE", help="The model that every task starts from.")
 @click.option("-o", "--output", "folder", type=click.Path(), metavar="FOLDER", help="Where the report goes.")
-@click.option("--size", metavar="SIZE", help="Bytes that each skill may take, such as 5MB.")
-@click.option("--share", type=float, metavar="NUMBER", help="The same as a share of the base; by default 0.02.")
+@_size_options
 @click.option(
     "--calibrate", type=click.IntRange(0), default=0, metavar="NUMBER", help="Pack with so many of a task's texts."
 )
@@ -37,15 +60,7 @@ if TYPE_CHECKING:
     "--epochs", type=click.IntRange(1), default=3, metavar="NUMBER", help="Times each text is seen.", show_default=True
 )
 @click.option("--steps", type=click.IntRange(1), metavar="NUMBER", help="Steps of the optimiser, instead of epochs.")
-@click.option(
-    "--batch", type=click.IntRange(1), default=16, metavar="NUMBER", help="Texts for a step.", show_default=True
-)
-@click.option("--rate", type=float, metavar="NUMBER", help="Learning rate; by default 1e-4, or 1e-3 with --lora.")
-@click.option(
-    "--max-tokens", type=click.IntRange(2), default=512, metavar="NUMBER", help="Cut texts here.", show_default=True
-)
-@click.option("--seed", type=int, default=0, metavar="NUMBER", help="Of orders and new weights.", show_default=True)
-@click.option("--device", default="cpu", metavar="DEVICE", help="Torch device that trains.", show_default=True)
+@_training_options
 @click.option("--route", "router", metavar="METHOD", help="Also measure with a router: prototype, arrow or others.")
 @click.option("--again", is_flag=True, help="Measure all skills anew after each task.")
 @click.option("--no-plot", is_flag=True, help="Draw no pictures.")
@@ -120,6 +135,101 @@ def learn(
     output.say(
         *(f"made {each['name']} by preferences; next: skillpack install {each['name']} MODEL_DIR" for each in preferred)
     )
+
+
+@click.command(
+    short_help="Learn from texts that nobody has divided into tasks.",
+    epilog="Example: skillpack learn-stream texts.jsonl --base org/base --name week",
+)
+@click.argument("data")
+@click.option("--base", type=click.Path(), metavar="BASE", required=True, help="The model that every task starts from.")
+@click.option("--name", metavar="NAME", default="task", help="Skills are NAME-1, NAME-2, ...", show_default=True)
+@_size_options
+@_training_options
+@click.option(
+    "--limit",
+    type=click.FloatRange(0, min_open=True),
+    default=4.0,
+    metavar="NUMBER",
+    help="Standard deviations above the mean that a suspicious loss is.",
+    show_default=True,
+)
+@click.option(
+    "--run",
+    type=click.IntRange(1),
+    default=3,
+    metavar="NUMBER",
+    help="Suspicious batches in a row that make a new task.",
+    show_default=True,
+)
+@click.option(
+    "--window",
+    type=click.IntRange(5),
+    default=30,
+    metavar="NUMBER",
+    help="Losses that the mean is of.",
+    show_default=True,
+)
+@click.option("--author", metavar="NAME", help="Who, for the history; by default your login name.")
+@store_options
+@output_options
+def learn_stream(
+    data: str,
+    *,
+    base: str,
+    name: str,
+    size: str | None,
+    share: float | None,
+    limit: float,
+    run: int,
+    window: int,
+    author: str | None,
+    store: str | None,
+    branch: str,
+    output: Output,
+    **training: Any,
+) -> None:
+    """Learn from texts as they come, in batches, and make a skill of each task that is noticed.
+
+    DATA is as for skillpack eval, without labels; its order counts, and each batch is learned from once. When losses
+    rise significantly, a new task has begun: a known one whose losses fit learns on, as the next version of its skill,
+    and otherwise a new skill starts from the base. What is learned of one task never gets into the skill of another.
+    Skills are committed as soon as their part of the stream ends, and are not measured.
+    """
+    with output.progress() as progress:
+        segments = skillpack.learn_stream(
+            data,
+            base,
+            name,
+            training=_training(lora=False, **training),
+            size=None if size is None else parse_size(size),
+            share=share,
+            limit=limit,
+            run=run,
+            window=window,
+            store=store,
+            branch=branch,
+            author=author,
+            progress=progress,
+        )
+    if output.as_json:
+        output.document(stream_document(segments))
+        return
+    output.table(
+        {"skill": "left", "batches": "right", "task": "left", "first loss": "right", "last loss": "right"},
+        [
+            (
+                _label(each.name, each.version),
+                f"{each.start}-{each.stop - 1}",
+                "known" if each.returned else "new",
+                _number(each.losses[0]),
+                _number(each.losses[-1]),
+            )
+            for each in segments
+        ],
+    )
+    tasks = len({each.name for each in segments})
+    output.say(f"{counted(tasks, 'task')} noticed; next: skillpack install {segments[-1].name} MODEL_DIR")
 
 
 def _preferences(text: str) -> dict[str, float]:

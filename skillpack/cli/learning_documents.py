@@ -1,13 +1,14 @@
-"""The JSON that `learn` prints, and what its keys mean."""
+"""The JSON that `learn` and `learn-stream` print, and what its keys mean."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from skillpack.learning import LearnReport
+    from skillpack.learning import LearnReport, Segment
 
 _TRANSFER: Final = {
     "scores[][]": "row i, column j: score of task j after task i was learned, 0 to 1; null if not measured",
@@ -42,6 +43,15 @@ LEARNING_KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "preferred[].preferences[].skill": "address of a skill that it is made of",
         "preferred[].preferences[].weight": "its part, 0 to 1",
     },
+    "learn-stream": {
+        "segments[].name": "skill that was learned from batches in a row, in the order of the stream",
+        "segments[].version": "of the skill on the branch, after these batches",
+        "segments[].digest": "its identity",
+        "segments[].start": "number of the first batch, from 0",
+        "segments[].stop": "number behind the last batch",
+        "segments[].returned": "whether the task was known from before",
+        "segments[].losses[]": "of each batch, before anything was learned from it; nats per prediction",
+    },
 }
 """As `skillpack.cli.documents.KEYS`."""
 
@@ -62,6 +72,11 @@ def learn_document(report: LearnReport | None, preferred: list[dict[str, Any]]) 
         "written": [str(path) for path in report.written],
         "preferred": preferred,
     }
+
+
+def stream_document(segments: Sequence[Segment]) -> dict[str, Any]:
+    """What `learn-stream` prints."""
+    return {"segments": [asdict(segment) for segment in segments]}
 
 
 def preferred_document(name: str, digest: str, preferences: Mapping[str, float]) -> dict[str, Any]:

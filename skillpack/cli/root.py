@@ -101,6 +101,7 @@ for _command in (
     tinting.tint,
     comparing.compare,
     learning.learn,
+    learning.learn_stream,
     library.delete,
     exchanging.export,
     exchanging.import_,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from skillpack.learning.learner import ContinualLearner, learn
 from skillpack.learning.preferring import prefer
 from skillpack.learning.report import LearnedTask, LearnReport, Transfer
-from skillpack.learning.streaming import Segment
+from skillpack.learning.streaming import Segment, learn_stream
 from skillpack.learning.tasks import Task, read_tasks
 from skillpack.learning.training import Training
 
@@ -18,6 +18,7 @@ __all__ = [
     "Training",
     "Transfer",
     "learn",
+    "learn_stream",
     "prefer",
     "read_tasks",
 ]

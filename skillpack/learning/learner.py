@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 from skillpack.checkpoint import open_checkpoint
 from skillpack.errors import UsageError
 from skillpack.fingerprint import fingerprint
+from skillpack.learning.goals import pack_goal
 from skillpack.learning.measuring import Measuring
 from skillpack.learning.report import NAMES, LearnedTask, LearnReport, Transfer, write_report
 from skillpack.learning.routing import Routing
-from skillpack.learning.shifts import LIMIT, RUN, WINDOW
 from skillpack.learning.staging import Staged, staging
 from skillpack.learning.state import alone, read_state, write_state
-from skillpack.learning.streaming import Segment, Stream
 from skillpack.learning.tasks import Task, read_tasks
 from skillpack.learning.training import Training, fine_tune
 from skillpack.library import commit_skills
@@ -30,16 +28,13 @@ from skillpack.summaries import open_existing, open_or_create
 from skillpack_store import disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from skillpack.learning.state import State
     from skillpack.summaries import StoreLike
-    from skillpack.texts import Sample
 
     Train = Callable[[str | Path, Task], str | Path]
 
-SHARE: Final = 0.02
-"""Bytes of a skill in relation to the base's tensors, unless something else is asked for."""
 _OUTCOMES: Final = "outcomes"
 _WORK: Final = "unfinished"
 
@@ -105,16 +100,12 @@ class ContinualLearner:
         """
         if calibrate < 0:
             raise UsageError(f"{calibrate} texts cannot be read", hint="0 packs without texts.")
-        if sum(goal is not None for goal in (size, share, quality)) > 1:
-            raise UsageError("size, share and quality exclude one another", hint="Give one of them.")
         if plot:
             check_drawing()
         self._base, self._folder = base, Path(folder)
         checkpoint = open_checkpoint(base)
         self._base_bytes = checkpoint_bytes(checkpoint)
-        if size is None and quality is None:
-            size = round((SHARE if share is None else share) * self._base_bytes)
-        self._goal: dict[str, Any] = {"size": size, "quality": quality}
+        self._goal = pack_goal(base, size, share, quality)
         self._calibrate = calibrate
         self._training, self._train = training or Training(), train
         self._store, self._branch, self._author = store, branch, author
@@ -158,50 +149,6 @@ class ContinualLearner:
                 known = self._learn(task, key)
                 write_report(self.report(), plot=self._plot)
             return known
-
-    def stream(
-        self,
-        batches: Iterable[Sequence[Sample]],
-        name: str = "task",
-        *,
-        limit: float = LIMIT,
-        run: int = RUN,
-        window: int = WINDOW,
-    ) -> tuple[Segment, ...]:
-        """Learn from batches that nobody has divided into tasks; each task that is noticed becomes a skill.
-
-        What is noticed, and how, is in `skillpack.learning.shifts`. Skills are ``name-1``, ``name-2`` and so on; they
-        are in the library as soon as their task ends. They are not measured and not in `report`.
-
-        Args:
-            batches: of chats or texts; one batch is one step, at a learning rate that stays.
-            name: of the skills.
-            limit: standard deviations above the mean from which on a loss is suspicious.
-            run: suspicious batches in a row that make a new task.
-            window: losses that mean and standard deviation are of.
-
-        Raises:
-            DataError: there is no batch, one has labels, or nothing can be learned from one.
-            UsageError: the learner's training is not "full", it trains with a function, or calibrates.
-            BusyFolderError: another process is learning in the folder.
-        """
-        if self._train is not None:
-            raise UsageError("a function cannot learn batch by batch", hint="Give the learner a Training.")
-        if self._calibrate:
-            raise UsageError("skills of a stream are packed without texts", hint="Leave out calibrate.")
-        options: Any = {"store": self._store, "branch": self._branch, "author": self._author}
-        with alone(self._folder), tempfile.TemporaryDirectory(prefix="skillpack-stream-") as room:
-            learning = Stream(
-                self._base,
-                Path(room),
-                self._training,
-                self._goal,
-                name,
-                detector=(limit, run, window),
-                progress=self._progress,
-                **options,
-            )
-            return learning.run(batches)
 
     def report(self) -> LearnReport:
         """What was learned so far."""

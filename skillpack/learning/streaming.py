@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from skillpack.errors import DataError, UsageError
+from skillpack.learning.goals import pack_goal
 from skillpack.learning.shifts import LIMIT, RUN, WINDOW, ShiftDetector
-from skillpack.learning.training import FineTune, Training
+from skillpack.learning.training import FineTune, Training, text_bytes
 from skillpack.packing import pack
+from skillpack.progress import Progress, Stage, silent
+from skillpack.texts import read_samples
 from skillpack_store import check_skill_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
-    from skillpack.progress import Progress
     from skillpack.summaries import StoreLike
     from skillpack.texts import Sample
 
@@ -47,6 +52,70 @@ class Segment:
     losses: tuple[float, ...]
 
 
+def learn_stream(
+    data: str | Path | Iterable[Sample],
+    base: str | Path,
+    name: str = "task",
+    *,
+    training: Training | None = None,
+    size: int | None = None,
+    share: float | None = None,
+    quality: float | None = None,
+    limit: float = LIMIT,
+    run: int = RUN,
+    window: int = WINDOW,
+    store: StoreLike = None,
+    branch: str = "main",
+    author: str | None = None,
+    progress: Progress = silent,
+) -> tuple[Segment, ...]:
+    """Learn from samples that nobody has divided into tasks; each task that is noticed becomes a skill.
+
+    What is noticed, and how, is in `skillpack.learning.shifts`. Skills are ``name-1``, ``name-2`` and so on; they are
+    in the library as soon as their segment ends. They are not measured.
+
+    Args:
+        data: chats or texts in the order in which they come: a source for `skillpack.texts.read_samples`, or samples.
+        base: model folder or Hub id; it is only read.
+        name: of the skills.
+        training: batches, rate, tokens and device; each batch is one step, at a rate that stays.
+        size: bytes that a skill may take.
+        share: the same in relation to the base's tensors; 0.02 if none of the three is given.
+        quality: as for `skillpack.pack`.
+        limit: standard deviations above the mean from which on a batch's loss is suspicious.
+        run: suspicious batches in a row that make a new task.
+        window: losses that mean and standard deviation are of.
+        store: where skills go; by default the user's own.
+        branch: branch of the library.
+        author: who, for the history; by default the user's login.
+        progress: called during the work.
+
+    Returns:
+        What was learned, in the order of the stream.
+
+    Raises:
+        CheckpointError: the base cannot be opened.
+        DataError: there is no sample, one has a label, or nothing can be learned from a batch.
+        UsageError: the training is not "full", or more than one size is given.
+    """
+    training = training or Training()
+    goal = pack_goal(base, size, share, quality)
+    samples = read_samples(data) if isinstance(data, str | Path) else data
+    total = sum(map(text_bytes, samples)) if isinstance(samples, Sequence) else 0
+    with tempfile.TemporaryDirectory(prefix="skillpack-stream-") as room:
+        stream = _Stream(
+            base,
+            Path(room),
+            training,
+            goal,
+            name,
+            detector=(limit, run, window),
+            stage=Stage(progress, "learning from the stream", total),
+            options={"store": store, "branch": branch, "author": author, "progress": progress},
+        )
+        return stream.run(_batches(samples, training.batch))
+
+
 @dataclass
 class _Expert:
     """A skill that is known: where its fine-tune lies, and the losses that it had in the end."""
@@ -68,7 +137,7 @@ class _Open:
     losses: list[float] = field(default_factory=list)
 
 
-class Stream:
+class _Stream:
     """Learns from batches, and opens a new skill whenever the loss says that the task has changed.
 
     A batch is first only looked at; while it is suspicious nothing is learned from it, so that nothing of a new task
@@ -85,32 +154,27 @@ class Stream:
         goal: dict[str, Any],
         name: str,
         *,
-        detector: tuple[float, int, int] = (LIMIT, RUN, WINDOW),
-        store: StoreLike,
-        branch: str,
-        author: str | None,
-        progress: Progress,
+        detector: tuple[float, int, int],
+        stage: Stage,
+        options: dict[str, Any],
     ) -> None:
         if training.method != "full":
             raise UsageError("a stream is learned with every weight, not with adapters", hint='Use Training("full").')
         self._base, self._room, self._training, self._goal = base, room, training, goal
-        self._name, self._settings = check_skill_name(name), detector
-        self._options: dict[str, Any] = {"store": store, "branch": branch, "author": author, "progress": progress}
+        self._name, self._settings, self._stage = check_skill_name(name), detector, stage
+        self._options = options
         self._experts: list[_Expert] = []
         self._segments: list[Segment] = []
 
     def run(self, batches: Iterable[Batch]) -> tuple[Segment, ...]:
-        """Learn from all batches.
-
-        Raises:
-            DataError: there is none, one has labels, or nothing can be learned from one.
-        """
+        """Learn from all batches."""
         now: _Open | None = None
         waiting: list[Batch] = []
         number = -1
         for number, batch in enumerate(batches):
             _check_unlabelled(batch, number)
             now = now or self._opened(None, number)
+            self._stage.advance(sum(map(text_bytes, batch)))
             loss = now.tuner.loss(batch)
             verdict = now.detector.see(float(loss.detach()))
             if verdict == "same" and not waiting:
@@ -127,7 +191,7 @@ class Stream:
             self._learn(now, waiting)
             waiting = []
         if now is None:
-            raise DataError("there is no batch to learn from")
+            raise DataError("there is no text to learn from")
         self._learn(now, waiting)
         self._close(now, number + 1)
         return tuple(self._segments)
@@ -165,6 +229,13 @@ class Stream:
             if expert.detector.fits(losses):
                 found.append((sum(losses), expert.name, expert))
         return min(found)[2] if found else None
+
+
+def _batches(samples: Iterable[Sample], size: int) -> Iterator[Batch]:
+    """Samples in their order, `size` at a time; the last batch may be smaller."""
+    rest = iter(samples)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def _check_unlabelled(batch: Batch, number: int) -> None:

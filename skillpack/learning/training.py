@@ -191,7 +191,7 @@ def fine_tune(
     steps = training.steps_for(len(samples))
     order = _order(len(samples), steps * training.batch, training.seed)
     warm_up = min(10, max(1, steps // 10))
-    sizes = [_text_bytes(sample) for sample in samples]
+    sizes = [text_bytes(sample) for sample in samples]
     stage = Stage(progress, "training", sum(sizes[place] for place in order))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
@@ -212,7 +212,8 @@ def _order(samples: int, count: int, seed: int) -> list[int]:
     return found[:count]
 
 
-def _text_bytes(sample: Sample) -> int:
+def text_bytes(sample: Sample) -> int:
+    """Bytes of all that a sample says, UTF-8."""
     return sum(len(text.encode()) for text in (sample.text, *(message["content"] for message in sample.messages)))
 
 

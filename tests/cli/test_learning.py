@@ -1,11 +1,14 @@
-"""`skillpack learn` as users type it."""
+"""`skillpack learn` and `skillpack learn-stream` as users type them."""
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
 
+import skillpack
+from skillpack.cli.root import root
 from tests.learning.conftest import ANSWERS
 from tests.live import models
 
@@ -74,3 +77,45 @@ def test_a_damaged_folder(run, base, listed, tmp_path):
     (tmp_path / "out" / "progress.json").write_text("{}")
     result = run("learn", listed, "--base", base, "-o", tmp_path / "out", *HOW)
     assert (result.exit_code, "progress.json is damaged" in result.stderr) == (1, True)
+
+
+def test_a_stream_of_two_tasks(run, run_json, base, tmp_path):
+    lines = [
+        json.dumps({"prompt": f"{name}: {word}?", "answer": answer})
+        for name in ("colours", "sounds")
+        for word, answer in 40 * list(ANSWERS[name].items())
+    ]
+    (tmp_path / "stream.jsonl").write_text("\n".join(lines))
+    command = ("learn-stream", tmp_path / "stream.jsonl", "--base", base, "--name", "week", "--share", "0.5")
+    how = ("--batch", "4", "--rate", "0.005")
+    found = run_json(*command, *how)["segments"]
+    assert [(each["name"], each["start"], each["stop"], each["returned"]) for each in found] == [
+        ("week-1", 0, 40, False),
+        ("week-2", 40, 80, False),
+    ]
+    assert [len(each["losses"]) for each in found] == [40, 40]
+    assert [each["name"] for each in run_json("list")["skills"]] == ["week-1", "week-2"]
+    # Nothing is suspicious that is not a thousand deviations above the mean.
+    result = run(*command, *how, "--limit", "1000")
+    assert ["week-1@2", "0-79", "new"] in [line.split()[:3] for line in result.stdout.splitlines()]
+    assert "1 task noticed; next: skillpack install week-1 MODEL_DIR" in result.stderr
+
+
+def test_the_defaults_of_a_stream():
+    options = {option.name: option.default for option in root.commands["learn-stream"].params}
+    signature = inspect.signature(skillpack.learn_stream)
+    for name in ("name", "limit", "run", "window"):
+        assert options[name] == signature.parameters[name].default
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "holds no text"),
+        ('{"text": "a", "label": 1}', "batch 0 of the stream has labels"),
+    ],
+)
+def test_a_stream_that_is_refused(run, base, tmp_path, line, message):
+    (tmp_path / "stream.jsonl").write_text(line)
+    result = run("learn-stream", tmp_path / "stream.jsonl", "--base", base)
+    assert (result.exit_code, message in result.stderr) == (1, True)

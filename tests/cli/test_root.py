@@ -26,7 +26,7 @@ HEAVY = ["torch", "numpy", "rich", "huggingface_hub", "transformers", "safetenso
 def test_the_commands():
     assert list(COMMANDS) == [
         *["pack", "install", "remove", "status", "list", "show", "eval", "rebase"],
-        *["compose", "surgery", "tint", "compare", "learn"],
+        *["compose", "surgery", "tint", "compare", "learn", "learn-stream"],
         *["delete", "export", "import", "verify"],
         *["log", "diff", "reflog", "branch", "tag", "merge", "restore", "revert", "undelete", "lock", "sync"],
         *["gc", "fsck", "stats", "report"],
@@ -141,6 +141,10 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         "compare": compared(run_json),
         "rebase": run_json("rebase", "tiny", *onto, "--store", llama.store, "--dry-run"),
         "learn": learned(run_json, llama, tmp_path),
+        "learn-stream": run_json(
+            *("learn-stream", tmp_path / "one" / "tiny" / "train.jsonl", "--base", llama.base),
+            *("--share", "0.5", "--store", tmp_path / "stream-store"),
+        ),
         "compose": run_json("compose", "math", "code", "--name", "both", "--base", models.base, "--dry-run"),
         "export": run_json("export", "math", tmp_path / "math.tar"),
         "import": run_json("import", tmp_path / "math.tar"),

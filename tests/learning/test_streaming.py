@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from functools import partial
 
 import pytest
 
 import skillpack
 from skillpack.errors import DataError, UsageError
-from skillpack.learning import ContinualLearner, Training
+from skillpack.learning import Training
 from skillpack.learning.measuring import Measuring
 from skillpack.learning.shifts import ShiftDetector
 from skillpack.skill import open_skill
@@ -48,22 +49,24 @@ def test_noise_is_no_new_task():
         assert "new" not in {detector.see(loss) for loss in losses}
 
 
-def batches(name, count, seed):
-    draw, samples = random.Random(seed), task(name).training
-    return [draw.choices(samples, k=4) for _ in range(count)]
+def samples(name, batches, seed):
+    """Batches of four."""
+    draw, known = random.Random(seed), task(name).training
+    return draw.choices(known, k=4 * batches)
 
 
 def test_two_tasks_and_the_first_again(base, tmp_path):
-    learner = ContinualLearner(
+    stream = [*samples("colours", 40, 1), *samples("sounds", 40, 2), *samples("colours", 12, 3)]
+    training = Training(batch=4, learning_rate=5e-3)
+    seen = []
+    segments = skillpack.learn_stream(
+        iter(stream),
         base,
-        tmp_path / "out",
-        training=Training(learning_rate=5e-3),
+        training=training,
         quality=0.99,
         store=tmp_path / "store",
-        plot=False,
+        progress=lambda *call: seen.append(call),
     )
-    stream = [*batches("colours", 40, 1), *batches("sounds", 40, 2), *batches("colours", 12, 3)]
-    segments = learner.stream(stream)
     assert [(each.name, each.start, each.stop, each.returned) for each in segments] == [
         ("task-1", 0, 40, False),
         ("task-2", 40, 80, False),
@@ -84,18 +87,18 @@ def test_two_tasks_and_the_first_again(base, tmp_path):
     assert min(right["colours", 0], right["sounds", 1], right["colours", 2]) >= 0.75
     assert right["colours", 1] == right["sounds", 0] == right["sounds", 2] == 0
     assert [each.name for each in skillpack.list(store=tmp_path / "store")] == ["task-1", "task-2"]
+    # How long an iterator is nobody knows.
+    assert (0, 0, "learning from the stream") in seen
 
 
 def test_streams_that_are_refused(base, tmp_path):
-    options = {"share": 0.5, "store": tmp_path / "store", "plot": False}
-    learner = ContinualLearner(base, tmp_path / "out", **options)
-    with pytest.raises(DataError, match="no batch"):
-        learner.stream([])
-    with pytest.raises(DataError, match="batch 0 of the stream has labels"):
-        learner.stream([[Sample(text="a", label=1)]])
-    adapters = ContinualLearner(base, tmp_path / "out", training=Training("lora"), **options)
+    refused = partial(skillpack.learn_stream, base=base, share=0.5, store=tmp_path / "store")
+    with pytest.raises(DataError, match="no text to learn from"):
+        refused([])
+    with pytest.raises(DataError, match="batch 1 of the stream has labels"):
+        refused([Sample(text="a cat"), Sample(text="b", label=1)], training=Training(batch=1))
     with pytest.raises(UsageError, match="with every weight"):
-        adapters.stream([[Sample(text="a")]])
-    calibrating = ContinualLearner(base, tmp_path / "out", calibrate=8, **options)
-    with pytest.raises(UsageError, match="without texts"):
-        calibrating.stream([[Sample(text="a")]])
+        refused([Sample(text="a")], training=Training("lora"))
+    with pytest.raises(UsageError, match="exclude one another"):
+        refused([Sample(text="a")], size=10_000)
+    assert not (tmp_path / "store").exists()
