@@ -11,7 +11,7 @@ from skillpack.composing.methods import twin
 from skillpack.composing.methods.twin import Exclusive, Twin, truncated, twin_addresses
 from skillpack.composing.protocol import Deltas, Linear, Source, Tasked
 from skillpack.composing.skills import compose
-from skillpack.errors import UsageError
+from skillpack.errors import NotFiniteError, UsageError
 from tests.live import models
 from tests.routing.conftest import CODE, MATH
 
@@ -39,6 +39,13 @@ def test_vectors_are_kept_whole():
     deltas = Deltas(DELTAS.sources, (np.float32([1, 2, 3]), np.float32([0, 0, 1])))
     found = Exclusive(scale=0.5, rank=0.1, task=0).merge("w", deltas, [1.0, 1.0])
     np.testing.assert_allclose(found, [0.5, 1, 1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_has_no_singular_vectors_is_refused(bad):
+    deltas = Deltas(DELTAS.sources, (A, np.float32([[3, 0], [bad, 0]])))
+    with pytest.raises(NotFiniteError, match="tensor w of the skills holds NaN or infinity"):
+        Exclusive(task=0).merge("w", deltas, [1.0, 1.0])
 
 
 @pytest.mark.parametrize("shape", [(9, 4), (4, 9)])

@@ -13,7 +13,7 @@ import numpy as np
 
 from skillpack.codecs.gram import in_coordinates, principal
 from skillpack.composing.elementwise import empty, weighted_sum
-from skillpack.errors import UsageError
+from skillpack.errors import NotFiniteError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,13 +111,22 @@ class Exclusive:
     task: int = field(default=0, metadata={"recipe": False})
 
     def merge(self, name: str, deltas: Deltas, weights: Weights) -> Floats:
-        """See `skillpack.composing.protocol.Method`."""
-        del name
+        """See `skillpack.composing.protocol.Method`.
+
+        Raises:
+            NotFiniteError: a skill adds NaN or infinity to a matrix.
+        """
         factors = [-self.scale * weight for weight in weights]
         factors[self.task] += 1.0
         difference = _summed(deltas, factors)
         if difference.ndim < 2:
             return difference
+        # Sums of fp32 numbers in fp64 are finite if all of the numbers are.
+        if not math.isfinite(float(difference.sum(dtype=np.float64))):
+            raise NotFiniteError(
+                f"tensor {name} of the skills holds NaN or infinity",
+                hint="Repair the fine-tune, and pack it again.",
+            )
         matrix = difference.reshape(difference.shape[0], -1)
         kept = max(1, math.ceil(self.rank * min(matrix.shape)))
         return truncated(matrix, kept).reshape(difference.shape)
