@@ -62,7 +62,7 @@ def main() -> None:
     settings = everything() if asked.all_settings else LADDERS
     for task in asked.tasks:
         with scratch() as work:
-            pair = open_pair(task, work)
+            pair = open_pair(SUITE[task], work)
             known = found["tasks"].setdefault(task, {"points": []})
             known["checkpoint_bytes"] = (pair.tuned / WEIGHTS).stat().st_size
             known["predictions"] = pair.yardstick.predictions

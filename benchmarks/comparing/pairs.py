@@ -12,7 +12,6 @@ from benchmarks.baselines.protocol import replace_tensors
 from benchmarks.folders import WEIGHTS
 from recipes.finetune import CLASSIFIER, REVIEW_TOKENS, fine_tune
 from recipes.models import minilm, smollm2
-from recipes.suite import SUITE
 from recipes.tasks import TASKS, drug_reviews
 from skillpack.checkpoint import open_checkpoint
 from skillpack.evaluating.scores import divergence
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from recipes.finetune import Recipe
     from recipes.tasks import Exchange
     from skillpack.live.batches import Batch
 
@@ -39,10 +39,10 @@ _BATCH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Pair:
-    """One fine-tune of the suite.
+    """One fine-tune.
 
     Attributes:
-        task: its name in the suite.
+        task: name of what it was trained for.
         base: folder of the base.
         named_base: the same, or a folder of it with tensors named as in the fine-tune, which other methods need.
         tuned: folder of the fine-tune.
@@ -102,14 +102,14 @@ class Yardstick:
         return self.kl(model)
 
 
-def open_pair(task: str, work: Path) -> Pair:
-    """Train the fine-tune of a task if need be, and prepare what measuring takes.
+def open_pair(recipe: Recipe, work: Path) -> Pair:
+    """Train a fine-tune if need be, and prepare what measuring takes.
 
     Args:
-        task: its name in the suite.
+        recipe: of the fine-tune.
         work: folder for a renamed base.
     """
-    tuned = fine_tune(SUITE[task])
+    task, tuned = recipe.task, fine_tune(recipe)
     classes = task == CLASSIFIER
     if classes:
         base = minilm()

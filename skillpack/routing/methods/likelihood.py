@@ -3,7 +3,8 @@
 What is measured is the gain in log-likelihood for each of the prompt's own tokens, in nats: the mean of
 ``log p(token | before, skill) - log p(token | before, base)``. Mixtures of domain experts choose by the same
 likelihoods (Gururangan et al., "DEMix Layers", 2022, section 5); the base's stands for their prior. It needs no
-examples, but as many forward passes as there are skills, and one more.
+examples, but as many forward passes as there are skills, and one more. It is for skills that were trained on whole
+texts: training on answers alone makes no prompt likelier.
 """
 
 from __future__ import annotations
