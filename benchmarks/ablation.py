@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LAYERS = {
     "rounded towards zero, columns above their noise": LowRank(keep=1.0, dead_zone=0.6),
     "rounded to the nearest, columns above their noise": LowRank(keep=1.0, dead_zone=0.5),
+    "rounded to the nearest, columns down to 0.15 of that": LowRank(dead_zone=0.5),
     "dithered, columns above their noise": LowRank(keep=1.0),
     "dithered, columns down to 0.3 of that": LowRank(keep=0.3),
     "dithered, columns down to 0.08 of that": LowRank(keep=0.08),
