@@ -104,14 +104,24 @@ def _behaviour(found: dict[str, Any]) -> str:
 
 def _comparison() -> Iterator[_Row]:
     found, command = _figures("comparison")
-    rows = sorted((row for row in all_rows(found) if row.plain), key=lambda row: (row.task, -row.share))
+    rows = sorted(all_rows(found), key=lambda row: (row.task, -row.share))
     for task, group in groupby(rows, key=lambda row: row.task):
-        strongest, *others = group
+        every = list(group)
+        beyond = [row for row in every if row.plain is None]
+        strongest, *others = every[len(beyond) :]
         released = [row for row in others if (row.method, row.setting) == _DELTA_COME]
         whats = ["strongest other method", "Delta-CoMe at 40 % of full rank"]
         for what, row in zip(whats, [strongest, *released], strict=False):
             theirs = f"{_megabytes(row.point[0])} ({row.method}, {row.setting}) at KL {row.point[1]:.2g}"
-            yield f"Fine-tune {task}: {what}", f"{theirs}; a skill takes {row.plain / 1e6:.2f} MB", command
+            yield (
+                f"Fine-tune {task}: {what}",
+                f"{theirs}; a skill takes {row.share * row.point[0] / 1e6:.2f} MB",
+                command,
+            )
+        if beyond:
+            sizes = ", ".join(f"{row.method} in {_megabytes(row.point[0], 0)}" for row in beyond)
+            closer = f"{len(beyond)} of {len(every)} settings of other methods ({sizes})"
+            yield f"Fine-tune {task}: closer than any skill that was measured", closer, command
 
 
 def _classifier() -> Iterator[_Row]:
