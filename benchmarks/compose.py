@@ -5,8 +5,8 @@
 
 Memory: skills of a synthetic base, each a change of rank 8 in every matrix, are composed by a command of its own for
 each method; anonymous memory is looked at every 20 ms. What bounds it is the largest tensor and the number of skills,
-so that `--layers` may leave out layers, which are all alike. The first method that codes anew is killed once it is
-through with half of the matrices, and started again: its figures are those of both runs.
+so that `--layers` may leave out layers, which are all alike. Every composition is killed once it has worked on half of
+the matrices, and started again: figures are those of both runs.
 
 Kept: Spanish numbers and facts about cities, 2 MB each, on SmolLM2-135M-Instruct become one skill; share of each one's
 gain in negative log-likelihood over the base that the composed skill keeps, on 32 held-out prompts.
@@ -113,15 +113,11 @@ def memory_of(work: Path, store: Path, architecture: Architecture, skills: int, 
         "limit_bytes": _ALLOWANCE + _COPIES * max(sizes),
         "methods": {},
     }
-    recoding = next((method for method in methods if method not in {"sum", "average", "layer-swapping"}), None)
     matrices = sum(len(shape) == 2 for shape in architecture.tensors().values())
     for method in methods:
         command = _command(names[:2] if method == "layer-swapping" else names, method, store)
-        runs, finished = [], 0
-        if method == recoding:
-            killed, finished = _killed(command, environment, matrices // 2)
-            runs.append(killed)
-        runs.append(run(command, environment))
+        killed, finished = _killed(command, environment, matrices // 2)
+        runs = [killed, run(command, environment)]
         figures["methods"][method] = {
             "peak_anonymous_bytes": max(usage.anonymous for usage in runs),
             "seconds": round(sum(usage.seconds for usage in runs), 1),
@@ -141,11 +137,15 @@ def _command(parts: list[str], method: str, store: Path) -> list[str]:
 
 
 def _killed(command: list[str], environment: Mapping[str, str], enough: int) -> tuple[Usage, int]:
-    """Kill a composition once it is through with so many tensors; also how many it was through with in the end."""
+    """Kill a composition once it has worked on so many tensors; also how many there were in the end.
+
+    What is coded anew leaves analyses, and a sum the results of its checks.
+    """
     folder = Path(environment["SKILLPACK_HOME"]) / unfinished_folder().name
 
     def finished() -> int:
-        return len(list(folder.glob("compose-*/*.analysis")))
+        analysed = len(list(folder.glob("compose-*/*.analysis")))
+        return max([analysed, *(len(path.read_bytes().splitlines()) for path in folder.glob("compose-*/checked.txt"))])
 
     usage = run(command, environment, kill=lambda: finished() >= enough)
     if not usage.killed:

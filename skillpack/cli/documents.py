@@ -106,7 +106,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "samples": "texts it was measured on; likewise",
         "tokens": "predictions it was measured on; likewise",
         "remarks[]": "what these figures mean, where they are bad",
-        "resumed": "tensors that an earlier pack had analysed before it was interrupted",
+        "resumed": "tensors that an earlier pack had worked on before it was interrupted",
         "dry_run": "nothing was stored",
         "points[].step": "quantisation step; points[] and written[] are for --sweep, which prints no more than these, "
         "tuned_size, samples and tokens",

@@ -201,7 +201,7 @@ def _summary(report: PackReport) -> Iterator[str]:
         + (f"{counted(rough, 'tensor')} approximated" if rough else "comes back bit for bit")
     )
     if report.resumed:
-        yield f"resumed: {counted(report.resumed, 'tensor')} had been analysed before an earlier pack was interrupted"
+        yield f"resumed: {counted(report.resumed, 'tensor')} had been worked on before an earlier pack was interrupted"
     if report.measured is not None:
         measured = report.measured
         yield (

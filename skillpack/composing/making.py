@@ -37,7 +37,7 @@ class Made:
         packed: manifest and streams.
         summed: tensors whose streams are those of the parts.
         recoded: tensors whose delta was coded anew.
-        resumed: tensors that an interrupted run had already analysed.
+        resumed: tensors that an interrupted run had already worked on.
     """
 
     packed: Packed
@@ -60,7 +60,7 @@ def made(composition: Composition, method: Method, hands: Hands, progress: Progr
         work = _Work(composition, method, Analyst(analysts, hands.device, unfinished), threads, progress)
         packed = work.pack()
         try:
-            yield Made(packed, *_counted(packed), resumed=len(unfinished.resumed))
+            yield Made(packed, *_counted(packed), resumed=unfinished.resumed)
         finally:
             packed.payload.close()
 

@@ -23,7 +23,7 @@ class ComposeReport:
         manifest: what the skill changes.
         summed: tensors that keep the streams of the parts.
         recoded: tensors whose delta was coded anew.
-        resumed: tensors that an interrupted run had already analysed.
+        resumed: tensors that an interrupted run had already worked on.
         expected: the digest that a recipe has led to before; None if it was not composed again.
     """
 

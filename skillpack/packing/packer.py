@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from skillpack.packing.payload import Payload, skill_size
 from skillpack.packing.planning import LossyPlan, plan_change
 from skillpack.progress import Stage, silent
 from skillpack.tensors import DTYPE_BYTES
+from skillpack_store import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from skillpack.codecs.entropy import Table
     from skillpack.delta import Change, Delta
     from skillpack.packing.planning import Plan
+    from skillpack.packing.unfinished import Unfinished
     from skillpack.packing.workers import Workers
     from skillpack.progress import Progress
 
@@ -128,6 +131,33 @@ class _Quality(NamedTuple):
     error: float = 0.0
     bound: int | None = None
     missed: float = 0.0
+
+
+class _Checks:
+    """Decodes what was coded, unless an interrupted run of the same work has done so with the same bytes.
+
+    Args:
+        unfinished: what such a run has left.
+        tables: that chunks are coded with.
+    """
+
+    def __init__(self, unfinished: Unfinished, tables: Tables) -> None:
+        self._unfinished, self._tables = unfinished, tables
+        self._about = _sha256(canonical_json(tables.to_json())) if unfinished.kept else ""
+
+    def error(self, name: str, plan: Plan, part: Part, chunks: Sequence[bytes]) -> float:
+        """The relative error of a tensor's part; see `Plan.check`."""
+        if not self._unfinished.kept:
+            return self._measured(plan, part, chunks)
+        key = _sha256(canonical_json([name, part.codec, part.parameters, self._about, *map(_sha256, chunks)]))
+        error = self._unfinished.checked(key, name)
+        if error is None:
+            error = self._measured(plan, part, chunks)
+            self._unfinished.keep_check(key, error)
+        return error
+
+    def _measured(self, plan: Plan, part: Part, chunks: Sequence[bytes]) -> float:
+        return plan.check(part, iter([ChunkReader(chunk, self._tables) for chunk in chunks]))
 
 
 @dataclass
@@ -397,8 +427,9 @@ class Packer:
     def _coded_into(self, payload: Payload, step: float, tables: Tables, *, checked: bool) -> Packed:
         stage = Stage(self._progress, "coding", sum(job.nbytes for job in self._jobs))
         entries, missed = [], 0.0
+        checks = _Checks(self._analyst.unfinished, tables) if checked else None
         coded = self.threads.for_each(
-            lambda job: self._code(job, step, tables, checked=checked), self._jobs, lambda job: job.elements
+            lambda job: self._code(job, step, tables, checks), self._jobs, lambda job: job.elements
         )
         for job, (parts, chunks, quality) in zip(self._jobs, coded, strict=True):
             entries.append(self._entry(job.change, parts, quality))
@@ -414,18 +445,18 @@ class Packer:
         return Packed(manifest, payload, skill_size(manifest, payload.sizes()), step, error)
 
     def _code(
-        self, job: _Job, step: float, tables: Tables, *, checked: bool
+        self, job: _Job, step: float, tables: Tables, checks: _Checks | None
     ) -> tuple[list[Part], list[bytes], _Quality]:
-        parts, streams, quality = [], [], _Quality() if checked else _expected_quality(job)
+        parts, streams, quality = [], [], _expected_quality(job) if checks is None else _Quality()
         for plan in job.plans:
             codec, encoding = plan.encode(step)
             chunks = [encode_chunk(chunk, tables) for chunk in encoding.chunks()]
             part = Part(codec, encoding.parameters, tuple(len(chunk) for chunk in chunks))
             parts.append(part)
             streams += chunks
-            if not checked:
+            if checks is None:
                 continue
-            error = plan.check(part, iter([ChunkReader(chunk, tables) for chunk in chunks]))
+            error = checks.error(job.change.name, plan, part, chunks)
             if isinstance(plan, LossyPlan):
                 quality = _Quality(error, _whole(plan.least_bytes(error)), error**2 * plan.energy)
         return parts, streams, quality
@@ -475,6 +506,10 @@ def _expected_quality(job: _Job) -> _Quality:
     if not any(isinstance(plan, LossyPlan) for plan in job.plans):
         return _Quality()
     return _Quality(0.1, _whole(0.6 * job.parts[0].nbytes))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _whole(nbytes: float) -> int | None:

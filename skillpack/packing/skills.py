@@ -201,7 +201,7 @@ def pack(
             unchanged=len(delta.tuned.tensors) - len(delta.changes),
             code_files=delta.code_files,
             measured=measured,
-            resumed=len(found.unfinished.resumed),
+            resumed=found.unfinished.resumed,
         )
         if dry_run:
             return report

@@ -1,8 +1,9 @@
-"""What an interrupted pack leaves, so that the next one need not analyse the same tensors again.
+"""What an interrupted pack leaves, so that the next one need not analyse and check the same tensors again.
 
 Each tensor's analysis is one file in the pack's own folder, written under a temporary name and renamed; the process
 maps it instead of a temporary file, so that this takes no more room. Nothing is synced and nothing is trusted: a file
-whose checksum is wrong, after a power loss say, is as good as none. The folder goes when the pack succeeds. Only one
+whose checksum is wrong, after a power loss say, is as good as none. That a tensor which was coded has been decoded and
+compared is a line of another file. The folder goes when the pack succeeds. Only one
 process at a time uses it; another pack of the same models spools to temporary files and leaves nothing.
 """
 
@@ -14,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,7 @@ STALE: Final = 14 * 24 * 3600.0
 """Seconds after which leftovers are not worth keeping."""
 _LOCK: Final = "lock"
 _ENDING: Final = ".analysis"
+_CHECKED: Final = "checked.txt"
 _MAGIC: Final = b"skillpack analysis 1\n"
 _SUM: Final = 32
 """Bytes of the checksum at the end of a file."""
@@ -42,18 +45,25 @@ _ALIGNMENT: Final = 64
 
 
 class Unfinished:
-    """Analyses that outlive the process; without a folder they live in temporary files and do not.
+    """Work that outlives the process; without a folder analyses live in temporary files and nothing does.
 
     Attributes:
         kept: whether anything outlives the process.
-        resumed: keys of the tensors whose analyses an earlier process has left.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self.kept = folder is not None
         self._left = set() if folder is None else {path.stem for path in folder.glob(f"*{_ENDING}")}
-        self.resumed: set[str] = set()
+        self._resumed: set[str] = set()
+        self._checked = {} if folder is None else _read_checked(folder / _CHECKED)
+        self._skipped: set[str] = set()
+        self._writing = threading.Lock()
+
+    @property
+    def resumed(self) -> int:
+        """How many tensors an earlier process had worked on, as far as this one has come."""
+        return max(len(self._resumed), len(self._skipped))
 
     def find(self, key: str, finest: float) -> list[Analysis] | None:
         """The analyses that were kept for a tensor; None if there are none, or none for these steps.
@@ -68,7 +78,7 @@ class Unfinished:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             found = _read(self._folder / f"{key}{_ENDING}", key)
             if found is not None and finest in {found[0], np.inf}:
-                self.resumed |= {key} & self._left
+                self._resumed |= {key} & self._left
                 return found[1]
         return None
 
@@ -82,6 +92,26 @@ class Unfinished:
                 self._left.discard(key)
                 return _mapped(path)[1]
         return [spool(analysis) for analysis in analyses]
+
+    def checked(self, key: str, name: str) -> float | None:
+        """The relative error that an earlier process has found in what was coded; None if it has found none.
+
+        Args:
+            key: of all bytes that a part of a tensor was coded to.
+            name: of the tensor.
+        """
+        error = self._checked.get(key)
+        if error is not None:
+            self._skipped.add(name)
+        return error
+
+    def keep_check(self, key: str, error: float) -> None:
+        """Remember that something was decoded and compared, and the error that it has."""
+        if self._folder is not None:
+            line = f"{key} {error.hex()}"
+            # Without room or permission it is checked again after an interruption.
+            with self._writing, contextlib.suppress(OSError), (self._folder / _CHECKED).open("a") as file:
+                file.write(f"{line} {_digest(line)}\n")
 
 
 @contextmanager
@@ -111,7 +141,7 @@ def unfinished_work(root: Path, name: str) -> Iterator[Unfinished]:
         done = True
         raise
     finally:
-        if done or not any(folder.glob(f"*{_ENDING}")):
+        if done or not any((*folder.glob(f"*{_ENDING}"), *folder.glob(_CHECKED))):
             shutil.rmtree(folder, ignore_errors=True)
             _remove_empty(root, *([root.parent] if created else []))
         lock.release()
@@ -130,6 +160,22 @@ def _remove_empty(*folders: Path) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
+
+
+def _digest(line: str) -> str:
+    return hashlib.blake2b(line.encode(), digest_size=8).hexdigest()
+
+
+def _read_checked(path: Path) -> dict[str, float]:
+    """Errors by key; lines that are cut off or damaged are as good as none."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+            content, _, digest = line.rpartition(" ")
+            if digest == _digest(content):
+                key, _, error = content.partition(" ")
+                found[key] = float.fromhex(error)
+    return found
 
 
 def _write(path: Path, about: Mapping[str, str], analyses: Sequence[Analysis]) -> None:

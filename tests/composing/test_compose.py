@@ -12,6 +12,7 @@ import pytest
 import skillpack
 from skillpack.checkpoint import open_checkpoint
 from skillpack.composing.methods.ties import Ties
+from skillpack.composing.plans import SumPlan, ValuePlan
 from skillpack.composing.registry import make_method
 from skillpack.composing.selection import QuantileSurvey
 from skillpack.errors import ConflictError, NotFoundError, UsageError, WrongBaseError
@@ -385,6 +386,35 @@ def _counting(found):
         return analyse(self, *arguments)
 
     return counting
+
+
+def test_an_interrupted_sum_does_not_check_twice(compose, library, monkeypatch, tmp_path):
+    whole = compose("ada", "bob", "cat", method="sum", name="whole")
+    monkeypatch.setenv("SKILLPACK_HOME", str(tmp_path / "home"))
+    checked = []
+    for plan in (SumPlan, ValuePlan):
+        monkeypatch.setattr(plan, "check", _checking(checked, plan.check))
+
+    def interrupt(done, total, what):
+        if what == "coding" and done >= total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compose("ada", "bob", "cat", method="sum", workers=1, progress=interrupt)
+    before = len(checked)
+    assert before >= 2
+    report = compose("ada", "bob", "cat", method="sum", workers=1)
+    assert (report.digest, report.resumed) == (whole.digest, before)
+    assert len(set(checked)) == len(checked) > before
+    assert not list((tmp_path / "home" / "unfinished").glob("*"))
+
+
+def _checking(found, check):
+    def checking(self, *arguments):
+        found.append(self.name)
+        return check(self, *arguments)
+
+    return checking
 
 
 def test_finished_analyses_are_not_done_twice(compose, library, monkeypatch, tmp_path):

@@ -23,5 +23,5 @@ def test_composing_stays_within_the_limit_and_goes_on_where_it_was_killed(room):
     assert min(peaks.values()) > 20_000_000, "nothing was measured"
     # Where memory that is free does not go back it is 560 MB.
     assert max(peaks.values()) <= 480_000_000 <= found["limit_bytes"], peaks
-    ties = found["methods"]["ties"]
-    assert ties["resumed"] >= ties["finished_before_a_kill"] >= ties["matrices"] // 2
+    for usage in found["methods"].values():
+        assert usage["resumed"] >= usage["finished_before_a_kill"] >= usage["matrices"] // 2

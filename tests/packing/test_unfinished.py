@@ -20,6 +20,7 @@ from skillpack.cli.root import root
 from skillpack.codecs.lowrank import LowRank
 from skillpack.errors import NotFiniteError, UsageError
 from skillpack.packing import unfinished
+from skillpack.packing.planning import LosslessPlan, LossyPlan
 from skillpack.packing.unfinished import STALE, Unfinished, unfinished_work
 from skillpack.settings import HOME_VARIABLE, unfinished_folder
 from tests.packing.models import EMBED, base_values, normal, tuned_values, write
@@ -99,10 +100,56 @@ def test_a_killed_pack_goes_on_with_the_tensors_it_has_not_done(models, store, a
     analysed.clear()
     again = pack(*models, "s", store=store)
     assert again.digest == whole.digest
-    assert again.resumed == kept
+    # Vectors are checked and not analysed.
+    assert again.resumed == kept if stage == "analysing tensors" else again.resumed > kept
     assert len(analysed) < MATRICES / 2 + 2 < most
     assert (len(analysed) == 0) == (stage != "analysing tensors")
     assert not unfinished_folder().exists()
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """Grows with each part that is decoded and compared."""
+    calls = []
+    for plan in (LossyPlan, LosslessPlan):
+        monkeypatch.setattr(plan, "check", _counted(calls, plan.check))
+    return calls
+
+
+def _counted(calls, check):
+    def counted(self, *arguments):
+        calls.append(self)
+        return check(self, *arguments)
+
+    return counted
+
+
+@pytest.mark.parametrize("damage", [None, "cut", "changed"])
+def test_what_was_checked_before_a_kill_is_not_checked_again(models, store, checked, damage):
+    whole = pack(*models, "s", store=store)
+    most = len(checked)
+    killed(*models, store, "coding", 0.6)
+    (path,) = unfinished_folder().glob("*/checked.txt")
+    lines = path.read_text().splitlines(keepends=True)
+    assert 2 < len(lines) < most
+    if damage == "cut":
+        lines[-1] = lines[-1][:-9]
+    elif damage == "changed":
+        lines[-1] = lines[-1].replace(" 0x1.", " 0x1.1") if " 0x1." in lines[-1] else lines[-1].replace("0x0", "0x1")
+    path.write_text("".join(lines))
+    checked.clear()
+    again = pack(*models, "s", store=store)
+    assert again.digest == whole.digest
+    assert len(checked) == most - len(lines) + (damage is not None)
+    assert not unfinished_folder().exists()
+
+
+def test_other_bytes_are_checked_again(models, store, checked):
+    killed(*models, store, "coding", 0.9)
+    checked.clear()
+    pack(*models, "s", quality=0.5, store=store)
+    lossy = sum(isinstance(plan, LossyPlan) for plan in checked)
+    assert lossy >= MATRICES
 
 
 def interrupt(models, store, **goal):
@@ -126,7 +173,7 @@ def test_the_command_says_that_it_resumed(models, store):
     interrupt(models, store)
     leftovers = [(path, path.read_bytes()) for path in left()]
     result = command("pack", *models, "--name", "s", "--store", store)
-    assert "resumed: 14 tensors had been analysed before an earlier pack was interrupted" in result.stderr
+    assert "resumed: 14 tensors had been worked on before an earlier pack was interrupted" in result.stderr
     assert left() == []
     leftovers[0][0].parent.mkdir(parents=True)
     for path, content in leftovers:
