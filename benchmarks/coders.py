@@ -58,7 +58,8 @@ def main() -> None:
         packed.payload.close()
         found.append({"skill_bytes": packed.size, **_coders(packer, packed.step)})
         print(found[-1], flush=True)
-    results.save("coders", {"zstandard_level": LEVEL, "skills": found}, machine=True)
+    arguments = f"--sizes {' '.join(f'{size:g}' for size in sizes)}"
+    results.save("coders", {"zstandard_level": LEVEL, "skills": found}, arguments=arguments, machine=True)
 
 
 def _coders(packer: Packer, step: float) -> dict[str, Any]:

@@ -227,9 +227,10 @@ def _continual() -> Iterator[_Row]:
         ours = course["approaches"][key]
         largest = max(b - a for a, b in pairwise([0, *ours["bytes"]]))
         what = f"Five tasks in sequence on SmolLM2, a skill of at most {_megabytes(largest)} for each{learned}"
-        forgets = f"backward transfer {ours['backward_transfer']:g}"
-        figure = f"{_percent(ours['of_experts'], 1)} of the experts' average score, {forgets}"
-        figure += f"; {_percent(ours['routed']['of_experts'], 1)} where a router picks the skill"
+        least = min(own / expert for own, expert in zip(ours["scores"][-1], course["experts"], strict=True))
+        figure = f"{_percent(ours['of_experts'], 1)} of the experts' average score, no task below {_percent(least, 1)}"
+        figure += f", backward transfer {ours['backward_transfer']:g}; {_percent(ours['routed']['of_experts'], 1)}"
+        figure += " where a router picks the skill by examples that are worded as the prompts are"
         yield what, figure, command
     for name in ("sequential fine-tuning", "TIES merge", "replay"):
         for each in every:
