@@ -194,7 +194,8 @@ def learn_stream(
     DATA is as for skillpack eval, without labels; its order counts, and each batch is learned from once. When losses
     rise significantly, a new task has begun: a known one whose losses fit learns on, as the next version of its skill,
     and otherwise a new skill starts from the base. What is learned of one task never gets into the skill of another.
-    Skills are committed as soon as their part of the stream ends, and are not measured.
+    Skills are committed as soon as their part of the stream ends, and are not measured. The last 32 prompts of each are
+    attached to it, for routers.
     """
     with output.progress() as progress:
         segments = skillpack.learn_stream(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
@@ -10,11 +10,15 @@ import skillpack
 from skillpack.cli.console import counted
 from skillpack.cli.options import output_options, store_options
 from skillpack.cli.routing_documents import examples_document, route_document
-from skillpack.errors import listing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from skillpack.cli.console import Output
     from skillpack.routing.protocol import Route
+
+_REASONS: Final = 5
+"""Skills of which it is said why they were left out; most often one reason is that of all."""
 
 
 def parse_threshold(text: str) -> float | Literal["auto"]:
@@ -73,8 +77,9 @@ def route(
 
     BASE is a model folder or a Hub id. The methods prototype, linear and self-refined compare a prompt with examples
     that are attached to the skills (skillpack add-examples, skillpack pack --examples); arrow looks only at what the
-    skills change, and likelihood at how likely they find the prompt. docs/route.md says how good each is. Skills
-    without examples are left out, unless they are named.
+    skills change, and likelihood at how likely they find the prompt. docs/route.md says how good each is. Skills of
+    the library that cannot be used (no examples, another base, damaged) are left out, with the reason; --skills makes
+    that an error.
     """
     addresses = None if skills is None else [address for address in skills.split(",") if address]
     with output.trust_warnings():
@@ -93,15 +98,17 @@ def route(
         return
     rows = [(_short(prompt), *_cells(found)) for prompt, found in zip(prompts, routes, strict=True)]
     output.table({"prompt": "left", "skills": "left", "scores": "left"}, rows)
-    if addresses is None:
-        known = {scored.name for scored in routes[0].scores}
-        if left_out := [each.name for each in skillpack.list(store=store, branch=branch) if each.name not in known]:
-            output.say(f"left out, since they have no examples that fit: {listing(left_out)}")
+    output.say(*_left_out(routes.left_out))
 
 
 def _cells(found: Route) -> tuple[str, str]:
     chosen = ", ".join(choice.name for choice in found.choices) or "(base)"
     return chosen, ", ".join(f"{scored.name} {scored.score:.2f}" for scored in found.scores[:5])
+
+
+def _left_out(reasons: Mapping[str, str]) -> list[str]:
+    told = [f"left out {name}: {reason}" for name, reason in sorted(reasons.items())]
+    return told if len(told) <= _REASONS else [*told[:_REASONS], f"left out {len(told) - _REASONS} more"]
 
 
 def _short(prompt: str) -> str:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from skillpack.routing.adding import ExamplesReport
-    from skillpack.routing.protocol import Route
+    from skillpack.routing.protocol import Routes
 
 ROUTING_KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     "route": {
@@ -18,6 +18,8 @@ ROUTING_KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "routes[].scores[].name": "a skill that could have been chosen; best first",
         "routes[].scores[].digest": "its identity",
         "routes[].scores[].score": "how well it fits, in units of the method; the larger the better",
+        "left_out[].name": "a skill of the library that was no choice",
+        "left_out[].reason": "why",
     },
     "add-examples": {
         "name": "name of the skill",
@@ -29,7 +31,7 @@ ROUTING_KEYS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 
-def route_document(prompts: Sequence[str], routes: Sequence[Route]) -> dict[str, Any]:
+def route_document(prompts: Sequence[str], routes: Routes) -> dict[str, Any]:
     """What `route` prints."""
     return {
         "routes": [
@@ -39,7 +41,8 @@ def route_document(prompts: Sequence[str], routes: Sequence[Route]) -> dict[str,
                 "scores": [scored._asdict() for scored in route.scores],
             }
             for prompt, route in zip(prompts, routes, strict=True)
-        ]
+        ],
+        "left_out": [{"name": name, "reason": reason} for name, reason in sorted(routes.left_out.items())],
     }
 
 

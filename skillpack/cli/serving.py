@@ -9,6 +9,7 @@ import click
 import skillpack
 from skillpack.cli.console import counted
 from skillpack.cli.options import output_options, parse_size, store_options
+from skillpack.cli.routing import parse_threshold
 from skillpack.cli.serving_documents import serve_document
 from skillpack.errors import UsageError
 from skillpack.settings import API_KEY_VARIABLE
@@ -89,6 +90,17 @@ def _as_size(context: click.Context, parameter: click.Parameter, value: str) -> 
     help="Memory for what was computed for beginnings of prompts; 0 for none.",
 )
 @click.option("--router", metavar="METHOD", help='Choose the skills of "NAME+auto" by this method, such as prototype.')
+@click.option(
+    "--router-top-k", default=1, show_default=True, type=click.IntRange(1), metavar="K", help="Most skills it chooses."
+)
+@click.option(
+    "--router-threshold",
+    default="auto",
+    show_default=True,
+    type=parse_threshold,
+    metavar="X",
+    help="Least score of a skill that it chooses, or auto.",
+)
 @click.option("--device", metavar="DEVICE", help="Where the model runs, such as cpu or cuda:1; by default a GPU.")
 @click.option(
     "--dtype",
@@ -119,6 +131,8 @@ def serve(
     timeout: float,
     prefix_cache: int,
     router: str | None,
+    router_top_k: int,
+    router_threshold: float | Literal["auto"],
     device: str | None,
     dtype: str | None,
     tls_cert: str | None,
@@ -135,7 +149,7 @@ def serve(
     finished, a second one at once.
 
     With --router the model "NAME+auto" lets the server choose: the skill, if any, whose own prompts are most like the
-    request's (docs/route.md). The answer names what was chosen.
+    request's (docs/route.md), or as many as --router-top-k. The answer names what was chosen.
 
     With --json one object is printed when the server answers, and the log on stderr is JSON as well.
     """
@@ -160,6 +174,8 @@ def serve(
         timeout=timeout,
         prefix_cache=prefix_cache,
         router=router,
+        router_top_k=router_top_k,
+        router_threshold=router_threshold,
         device=device,
         dtype=dtype,
         tls_cert=tls_cert,

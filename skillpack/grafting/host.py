@@ -13,6 +13,7 @@ from skillpack.grafting.base import LiveBase
 from skillpack.grafting.files import Settings, warn_of_files
 from skillpack.grafting.merged import Merged
 from skillpack.grafting.originals import HostCopies, Mapped
+from skillpack.grafting.overlay.generating import AUTO, wrap_generate
 from skillpack.grafting.places import find_places
 from skillpack.grafting.wrappers import unwrap
 
@@ -117,8 +118,6 @@ class Host:
         )
         self._settings = Settings(inner, self._base.companions.get("generation_config.json"))
         self._told: set[str] = set()
-        from skillpack.grafting.overlay.generating import wrap_generate
-
         self.router: Router | None = None
         self.routed: tuple[Route, ...] = ()
         wrap_generate(inner, self.rows if mode == "overlay" else None, self._routed)
@@ -161,7 +160,7 @@ class Host:
             UsageError: a weight is no number, or a skill is named twice.
         """
         with self._lock:
-            found = self._shelf.find(addresses)
+            found = self._find(addresses)
             names = {each.skill.name for each in found}
             self._select([*(each for each in self._engine.active if each.skill.name not in names), *found])
 
@@ -172,7 +171,7 @@ class Host:
             see `graft`.
         """
         with self._lock:
-            self._select(self._shelf.find(addresses))
+            self._select(self._find(addresses))
 
     def ungraft(self, *names: str) -> None:
         """Take skills off the model; with no name, all of them. Without skills, the base is back bit for bit.
@@ -193,7 +192,7 @@ class Host:
             see `graft`.
         """
         with self._lock:
-            for each in self._shelf.find(addresses):
+            for each in self._find(addresses):
                 self._engine.load(self._engine.plan([each]))
 
     def unload(self, *names: str) -> None:
@@ -209,6 +208,10 @@ class Host:
     @contextmanager
     def using(self, *addresses: str) -> Iterator[Host]:
         """Within this, exactly these skills are on the model; then what was on it before, also after exceptions.
+
+        Args:
+            addresses: as for `graft`. Those that a router has chosen for a prompt are ``*route.addresses``, in both
+                modes, and none if the base serves it.
 
         Raises:
             see `graft`.
@@ -233,7 +236,7 @@ class Host:
         """
         engine = self._overlaid("rows")
         with self._lock:
-            return engine.rows([self._shelf.find(_addresses(row)) for row in skills])
+            return engine.rows([self._find(_addresses(row)) for row in skills])
 
     @contextmanager
     def routing(self, prompts: Sequence[Any]) -> Iterator[tuple[Route, ...]]:
@@ -260,6 +263,19 @@ class Host:
         """
         with self._lock:
             self._engine.verify()
+
+    def _find(self, addresses: Sequence[str]) -> list[Active]:
+        """Open skills. A user who writes "auto" means no skill, unless there is one of this name."""
+        if AUTO in addresses:
+            try:
+                self._shelf.find([AUTO])
+            except NotFoundError as error:
+                raise UsageError(
+                    'There is no skill "auto", and a router can choose skills only where it is given prompts',
+                    hint='Write host.routing(prompts), generate(skills="auto"), or host.using(*route.addresses), where '
+                    "route is what a router found for a prompt.",
+                ) from error
+        return self._shelf.find(addresses)
 
     def _select(self, active: Sequence[Active]) -> None:
         check_distinct(active)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from skillpack.errors import DataError, UsageError
+from skillpack.errors import CheckpointError, DataError, UnsupportedModelError, UsageError
 from skillpack.learning.goals import pack_goal
+from skillpack.learning.routing import asked
 from skillpack.learning.shifts import LIMIT, RUN, WINDOW, ShiftDetector
 from skillpack.learning.training import FineTune, Training, text_bytes
 from skillpack.packing import pack
 from skillpack.progress import Progress, Stage, silent
+from skillpack.routing.adding import open_base
+from skillpack.routing.examples import PROBE
+from skillpack.routing.space import FEWEST
 from skillpack.texts import read_samples
 from skillpack_store import check_skill_name
 
@@ -27,6 +33,9 @@ if TYPE_CHECKING:
     from skillpack.texts import Sample
 
     Batch = Sequence[Sample]
+
+SHOWN: Final = 32
+"""Samples of a skill that a router is shown, the last ones."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,9 @@ def learn_stream(
     """Learn from samples that nobody has divided into tasks; each task that is noticed becomes a skill.
 
     What is noticed, and how, is in `skillpack.learning.shifts`. Skills are ``name-1``, ``name-2`` and so on; they are
-    in the library as soon as their segment ends. They are not measured.
+    in the library as soon as their segment ends. They are not measured. A router is shown the last 32 prompts of each,
+    without their answers, and texts as they are; nothing if there are fewer than 4, or if the base gives no features
+    (see `skillpack.add_examples`).
 
     Args:
         data: chats or texts in the order in which they come: a source for `skillpack.texts.read_samples`, or samples.
@@ -118,11 +129,12 @@ def learn_stream(
 
 @dataclass
 class _Expert:
-    """A skill that is known: where its fine-tune lies, and the losses that it had in the end."""
+    """A skill that is known: where its fine-tune lies, the losses that it had in the end, and what it is shown by."""
 
     name: str
     folder: Path
     detector: ShiftDetector
+    shown: deque[Sample]
 
 
 @dataclass
@@ -135,6 +147,12 @@ class _Open:
     start: int
     returned: bool = False
     losses: list[float] = field(default_factory=list)
+    shown: deque[Sample] = field(default_factory=lambda: deque(maxlen=SHOWN))
+
+    def learn(self, batch: Batch, loss: torch.Tensor) -> None:
+        """Learn from a batch, given its loss."""
+        self.losses.append(self.tuner.step(loss))
+        self.shown.extend(_prompts(batch))
 
 
 class _Stream:
@@ -178,7 +196,7 @@ class _Stream:
             loss = now.tuner.loss(batch)
             verdict = now.detector.see(float(loss.detach()))
             if verdict == "same" and not waiting:
-                now.losses.append(now.tuner.step(loss))
+                now.learn(batch, loss)
                 continue
             del loss
             waiting.append(batch)
@@ -201,23 +219,35 @@ class _Stream:
             name = f"{self._name}-{len(self._experts) + 1}"
             return _Open(name, FineTune(self._base, None, self._training), ShiftDetector(*self._settings), start)
         tuner = FineTune(expert.folder, None, self._training)
-        return _Open(expert.name, tuner, replace(expert.detector, suspicious=0), start, returned=True)
+        detector = replace(expert.detector, suspicious=0)
+        return _Open(expert.name, tuner, detector, start, returned=True, shown=expert.shown)
 
     def _learn(self, now: _Open, batches: Sequence[Batch]) -> None:
         for batch in batches:
-            now.losses.append(now.tuner.step(now.tuner.loss(batch)))
+            now.learn(batch, now.tuner.loss(batch))
 
     def _close(self, now: _Open, stop: int) -> None:
         """Commit what a segment has learned."""
         folder = self._room / f"{now.name}-{stop}"
         now.tuner.save(folder)
         message = f"Learn batches {now.start} to {stop - 1} of a stream"
-        made = pack(self._base, folder, now.name, message=message, **self._goal, **self._options)
+        examples = list(now.shown) if len(now.shown) >= FEWEST and self._has_features else None
+        made = pack(self._base, folder, now.name, message=message, examples=examples, **self._goal, **self._options)
         self._experts = [each for each in self._experts if each.name != now.name]
-        self._experts.append(_Expert(now.name, folder, now.detector))
+        self._experts.append(_Expert(now.name, folder, now.detector, now.shown))
         self._segments.append(
             Segment(now.name, made.digest, made.version, now.start, stop, now.returned, tuple(now.losses))
         )
+
+    @cached_property
+    def _has_features(self) -> bool:
+        """Whether the base gives features of prompts; without them skills are learned, and not shown to routers."""
+        try:
+            base = open_base(self._base, None, self._options["store"], self._options["branch"])
+            base.features([base.read(PROBE)])
+        except (CheckpointError, DataError, UnsupportedModelError):
+            return False
+        return True
 
     def _known(self, batches: Sequence[Batch]) -> _Expert | None:
         """The expert whose losses on batches are least, if they are as on its own."""
@@ -236,6 +266,12 @@ def _batches(samples: Iterable[Sample], size: int) -> Iterator[Batch]:
     rest = iter(samples)
     while batch := list(islice(rest, size)):
         yield batch
+
+
+def _prompts(batch: Batch) -> list[Sample]:
+    """What a router can be shown of samples: chats up to their last answer, and texts as they are."""
+    found = map(asked, batch)
+    return [sample for sample in found if text_bytes(sample) and (sample.is_prompt or not sample.messages)]
 
 
 def _check_unlabelled(batch: Batch, number: int) -> None:

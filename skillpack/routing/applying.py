@@ -53,6 +53,8 @@ class HostSkills:
         self._store = store
         self._branch = branch
         self._loaded: set[str] = set()
+        # A host in merged mode that had nothing on it when ours took its place; its owner can still use it.
+        self._merged: Any = None
 
     def load(self, skill: Skill) -> None:
         """Make a skill ready."""
@@ -70,8 +72,8 @@ class HostSkills:
 
     def rows(self, skills: Sequence[Named | None]) -> AbstractContextManager[object]:
         """Within this, each row has a skill or none."""
-        host = vars(self._model).get("_skillpack_host")
-        if not any(skills) and (host is None or not host.installed):
+        present = vars(self._model).get("_skillpack_host")
+        if not any(skills) and not any(host is not None and host.installed for host in (present, self._merged)):
             return nullcontext()
         return self._overlay().rows([None if skill is None else _address(skill) for skill in skills])
 
@@ -79,7 +81,9 @@ class HostSkills:
         from skillpack.grafting.host import host
 
         present = vars(self._model).get("_skillpack_host")
-        if present is not None and present.mode != "overlay" and present.installed:
+        if present is not None and present.mode != "overlay":
+            self._merged = present
+        if self._merged is not None and self._merged.installed:
             raise UsageError(
                 "Routes are found on the base, and the model has skills written into it",
                 hint='Take them off first (host.ungraft()), or make the host with mode="overlay".',

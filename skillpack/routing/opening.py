@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from skillpack.errors import DataError, UsageError, listing
+from skillpack.errors import ReportedError, UsageError, listing
 from skillpack.grafting.wrappers import unwrap
 from skillpack.live.models import open_model, open_tokenizer
 from skillpack.routing.applying import HostSkills
 from skillpack.routing.features import Base
 from skillpack.routing.methods import OWN
+from skillpack.routing.protocol import Routes
 from skillpack.routing.router import SkillRouter
 from skillpack.summaries import list_skills
 
@@ -20,12 +21,11 @@ if TYPE_CHECKING:
 
     import torch
 
-    from skillpack.routing.protocol import Method, Route, Tokens
+    from skillpack.routing.protocol import Method, Threshold, Tokens
     from skillpack.summaries import StoreLike
     from skillpack.texts import Sample
 
 ENTRY_POINTS: Final = "skillpack.routers"
-Threshold = float | Literal["auto"]
 
 
 def open_router(
@@ -45,7 +45,8 @@ def open_router(
         model: the base, loaded by transformers; its weights are only read. If it is a host of skills in overlay mode,
             they do not matter to routes.
         tokenizer: of the base.
-        skills: addresses of those to choose from; by default all of the library that the method can know.
+        skills: addresses of those to choose from; by default all of the library that can be used. What cannot (no
+            examples, another base, damaged, a second name of the same skill) is in the router's `left_out`.
         method: "prototype", "linear" and "self-refined" compare with the examples that are attached to the skills
             (`add_examples`); "arrow" and "likelihood" need none; or one that a package offers.
         top_k: most skills for a prompt.
@@ -56,9 +57,9 @@ def open_router(
 
     Raises:
         UsageError: there is no such method.
-        DataError: a skill that was named has no examples and the method needs some, or none of the library has.
+        DataError: a skill that was named has no examples and the method needs some.
         UnsupportedModelError: the method can do nothing with this kind of model.
-        see `skillpack.Host.graft` for what is wrong with skills.
+        see `skillpack.Host.graft` for what is wrong with skills that were named, or with all of the library.
     """
     base = Base(model, tokenizer, HostSkills(unwrap(model), store, branch))
     router = SkillRouter(base, method_named(method)(base), store=store, branch=branch, top_k=top_k, threshold=threshold)
@@ -76,7 +77,7 @@ def route(
     threshold: Threshold = "auto",
     store: StoreLike = None,
     branch: str = "main",
-) -> list[Route]:
+) -> Routes:
     """Which skills serve each prompt; those with no choice are the base's.
 
     The base is opened for this alone. Where there is more to route, `open_router` keeps it.
@@ -109,7 +110,7 @@ def route(
         store=store,
         branch=branch,
     )
-    return router.route(asked)
+    return Routes(router.route(asked), router.left_out)
 
 
 def method_named(name: str) -> Callable[[Base], Method]:
@@ -130,7 +131,7 @@ def method_named(name: str) -> Callable[[Base], Method]:
 
 
 def _add(router: SkillRouter, skills: Sequence[str] | None, store: StoreLike, branch: str) -> None:
-    """Those that were named; of a whole library, those that have what the method needs, if any has."""
+    """Those that were named; of a whole library, those that can be used, if any can."""
     if skills is not None:
         for address in skills:
             router.add(address)
@@ -140,10 +141,10 @@ def _add(router: SkillRouter, skills: Sequence[str] | None, store: StoreLike, br
         raise problems[0]
 
 
-def _tried(router: SkillRouter, name: str) -> DataError | None:
+def _tried(router: SkillRouter, name: str) -> ReportedError | None:
     try:
         router.add(name)
-    except DataError as error:
+    except ReportedError as error:
         router.left_out[name] = str(error)
         return error
     return None

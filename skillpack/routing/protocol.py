@@ -8,10 +8,10 @@ group ``skillpack.routers``: its name is that of the method, and what it names i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import torch
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Tokens = list[int]
 """A prompt as the model reads it."""
+Threshold = float | Literal["auto"]
+"""Least score of a skill that is chosen; "auto" is what the method finds for each skill."""
 
 
 class Scored(NamedTuple):
@@ -54,6 +56,18 @@ class Route:
         """The choices as `Host.rows` takes them; several have equal shares of their deltas."""
         share = f"={1 / len(self.choices)!r}" if len(self.choices) > 1 else ""
         return [f"{choice.name}@{choice.digest}{share}" for choice in self.choices]
+
+
+class Routes(list[Route]):
+    """Where prompts go, one after the other.
+
+    Attributes:
+        left_out: skills of the library that were no choice, by name, with the reason.
+    """
+
+    def __init__(self, found: Iterable[Route], left_out: Mapping[str, str]) -> None:
+        super().__init__(found)
+        self.left_out = dict(left_out)
 
 
 class Router(Protocol):
@@ -91,14 +105,20 @@ class Router(Protocol):
 
 
 class Method(Protocol):
-    """Scores prompts for one skill after another; see `skillpack.routing.methods`."""
+    """Scores prompts for one skill after another; see `skillpack.routing.methods`.
+
+    Attributes:
+        needs_examples: it looks at what is attached to skills. Otherwise that is not read, and cannot be in the way.
+    """
+
+    needs_examples: ClassVar[bool]
 
     def add(self, skill: Skill, examples: Examples | None) -> float:
         """Get to know a skill.
 
         Args:
             skill: opened.
-            examples: what is attached to it for this base; None if there is nothing.
+            examples: what is attached to it for this base; None if there is nothing, or the method needs none.
 
         Returns:
             The score from which on the skill is chosen, if the user names no other.

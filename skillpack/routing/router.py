@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from skillpack.errors import NotFoundError, UsageError, listing
 from skillpack.grafting.addresses import Shelf
@@ -17,8 +17,9 @@ from skillpack.summaries import open_existing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from skillpack.routing.examples import Examples
     from skillpack.routing.features import Base
-    from skillpack.routing.protocol import Method, Tokens
+    from skillpack.routing.protocol import Method, Threshold, Tokens
     from skillpack.summaries import StoreLike
     from skillpack.texts import Sample
 
@@ -55,12 +56,9 @@ class SkillRouter:
         store: StoreLike,
         branch: str,
         top_k: int = 1,
-        threshold: float | Literal["auto"] = "auto",
+        threshold: Threshold = "auto",
     ) -> None:
-        if top_k < 1:
-            raise UsageError(f"top_k cannot be {top_k}", hint="A prompt gets one skill or more, if any.")
-        if threshold != "auto" and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
-            raise UsageError(f"{threshold!r} is no threshold", hint='Give a number, or "auto".')
+        check_limits(top_k, threshold)
         self.base = base
         self.left_out: dict[str, str] = {}
         self._method = method
@@ -103,8 +101,7 @@ class SkillRouter:
             twin = next((name for name, known in self._known.items() if known.digest == opened.digest), None)
             if twin is not None:
                 raise UsageError(f"{opened.name} is the same skill as {twin}", hint="Name each skill once.")
-            examples = find_examples(open_existing(self._store), opened.digest, self.base)
-            threshold = self._method.add(opened, examples)
+            threshold = self._method.add(opened, self._examples(opened) if self._method.needs_examples else None)
             self._known[opened.name] = _Known(opened.digest, threshold)
             self.left_out.pop(opened.name, None)
             if present is not None:
@@ -145,8 +142,19 @@ class SkillRouter:
         fitting = [each for each in ranked if each.score >= least[each.name]]
         return Route(tuple(fitting[: self._top_k]), tuple(ranked))
 
+    def _examples(self, skill: Skill) -> Examples | None:
+        return find_examples(open_existing(self._store), skill.digest, self.base)
+
     def _open(self, address: str) -> Skill:
         (found,) = self._shelf.find([address])
         if found.weight != 1:
             raise UsageError(f"{address} has a weight", hint="A router chooses whole skills.")
         return found.skill
+
+
+def check_limits(top_k: int, threshold: Threshold) -> None:
+    """Raise UsageError for what is no number of skills, or no least score."""
+    if top_k < 1:
+        raise UsageError(f"top_k cannot be {top_k}", hint="A prompt gets one skill or more, if any.")
+    if threshold != "auto" and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
+        raise UsageError(f"{threshold!r} is no threshold", hint='Give a number, or "auto".')

@@ -12,7 +12,7 @@ Choice = tuple[tuple[str, float], ...]
 """Digests of skills with their weights, sorted; empty for the base alone. The identity of an answer's weights."""
 
 NO_SKILLS: Final[Choice] = ()
-_MOST: Final = 16
+MOST_SKILLS: Final = 16
 """Skills in one name; each costs its share of every forward pass."""
 
 
@@ -46,8 +46,8 @@ def parse_model(model: str, base: str) -> tuple[Named, ...]:
     if model == base:
         return ()
     parts = model.removeprefix(f"{base}+").split("+")
-    if len(parts) > _MOST:
-        raise UsageError(f"A model may have {_MOST} skills at most")
+    if len(parts) > MOST_SKILLS:
+        raise UsageError(f"A model may have {MOST_SKILLS} skills at most")
     named = [Named(*parse_weight(part)) for part in parts]
     for skill in named:
         check_weight(skill.name, skill.weight)

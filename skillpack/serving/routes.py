@@ -223,7 +223,7 @@ class _Generating:
             message = f"{auto.model} takes one prompt at a time, and there are {len(asked)}"
             raise RequestError(400, message, param="prompt", code="invalid_value")
         self._room(asked[0])
-        return shelf.select(auto.choose(asked[0]))
+        return auto.select(asked[0])
 
     def _named(self, selection: Selection) -> str:
         """The model as the answer names it: as the client did, or what has been chosen for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from skillpack.errors import ReportedError
+from skillpack.errors import ConflictError, ReportedError
 from skillpack.routing.features import Base
 from skillpack.routing.opening import method_named
 from skillpack.routing.router import SkillRouter
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from skillpack.routing.applying import Named
-    from skillpack.routing.protocol import Route
+    from skillpack.routing.protocol import Route, Threshold
     from skillpack.serving.resident import OverlaidSkills
-    from skillpack.serving.shelf import Shelf
+    from skillpack.serving.shelf import Selection, Shelf
     from skillpack.skill import Skill
     from skillpack.summaries import StoreLike
 
@@ -51,6 +51,8 @@ class AutoRoute:
         tokenizer: of the base, for this alone.
         resident: the model's skills.
         method: of routing, see `skillpack.open_router`.
+        top_k: most skills for a prompt.
+        threshold: least score of a skill that is chosen, or "auto".
         store: where examples of skills are.
         branch: of the library.
         shelf: what is offered.
@@ -64,13 +66,17 @@ class AutoRoute:
         resident: OverlaidSkills,
         *,
         method: str,
+        top_k: int,
+        threshold: Threshold,
         store: StoreLike,
         branch: str,
         shelf: Shelf,
         between_steps: Callable[[Callable[[], None]], Future[None]],
     ) -> None:
         base = Base(model, tokenizer, ServedSkills(resident))
-        self._router = SkillRouter(base, method_named(method)(base), store=store, branch=branch)
+        self._router = SkillRouter(
+            base, method_named(method)(base), store=store, branch=branch, top_k=top_k, threshold=threshold
+        )
         self._shelf = shelf
         self._between_steps = between_steps
         self._refused: set[str] = set()
@@ -84,8 +90,27 @@ class AutoRoute:
         """Get to know the skills that are loaded; otherwise the first prompt waits for that."""
         self._between_steps(self._meet).result()
 
-    def choose(self, prompt: list[int]) -> str:
-        """The name of the model for a prompt: the base's, or that of the base with a skill."""
+    def select(self, prompt: list[int]) -> Selection:
+        """The model for a prompt: the base, or the base with skills, as `Shelf.select` holds it."""
+        return self._together(self._choose(prompt))
+
+    def _together(self, chosen: Sequence[str]) -> Selection:
+        """The best of these that go together; the client has not asked for them, and it would be told of a conflict."""
+        try:
+            return self._shelf.select(self._model_of(chosen))
+        except ConflictError as error:
+            if len(chosen) < 2:
+                raise
+            _logger.warning("%s is left out for a prompt: %s", chosen[-1], error)
+        return self._together(chosen[:-1])
+
+    def _model_of(self, chosen: Sequence[str]) -> str:
+        """The name by which a client would get the same: several skills have equal shares, as `Route.addresses`."""
+        share = f"={1 / len(chosen)!r}" if len(chosen) > 1 else ""
+        return "+".join([self._shelf.base, *(f"{name}{share}" for name in chosen)])
+
+    def _choose(self, prompt: list[int]) -> list[str]:
+        """Under which names the skills for a prompt are served, best first."""
         found: list[Route] = []
 
         def work() -> None:
@@ -94,8 +119,7 @@ class AutoRoute:
 
         self._between_steps(work).result()
         names = {offered.digest: offered.name for offered in self._shelf.offered()}
-        chosen = [names[choice.digest] for choice in found[0].choices if choice.digest in names]
-        return "+".join([self._shelf.base, *chosen])
+        return [names[choice.digest] for choice in found[0].choices if choice.digest in names]
 
     def _meet(self) -> None:
         """Let the router know what is loaded now, and no more."""

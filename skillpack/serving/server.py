@@ -17,6 +17,7 @@ from skillpack.summaries import StoreLike, open_existing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from skillpack.routing.protocol import Threshold
     from skillpack.serving.logs import Log
     from skillpack.serving.scheduler import Scheduler
     from skillpack.serving.shelf import Offered, Shelf
@@ -46,6 +47,8 @@ class ServeSettings:
         max_body: bytes of a request.
         timeout: seconds that an answer may take, waiting included; also how long a stop waits for answers.
         router: method by which skills are chosen for the model NAME+auto; None to offer no such model.
+        router_top_k: most skills that are chosen for a prompt; several have equal shares of their deltas.
+        router_threshold: least score of a skill that is chosen; "auto" is what the method finds for each skill.
         prefix_cache: bytes of beginnings of prompts that are kept; 0 for none.
         device: of the model; by default a GPU if there is one.
         dtype: that the model computes in: float32, bfloat16 or float16; by default fp32 on a CPU, and the checkpoint's
@@ -68,6 +71,8 @@ class ServeSettings:
     max_body: int = 4 << 20
     timeout: float = 600.0
     router: str | None = None
+    router_top_k: int = 1
+    router_threshold: Threshold = "auto"
     prefix_cache: int = 256 << 20
     device: str | None = None
     dtype: str | None = None
@@ -199,6 +204,8 @@ class _Opened:
             open_tokenizer(folder),
             resident,
             method=self._settings.router,
+            top_k=self._settings.router_top_k,
+            threshold=self._settings.router_threshold,
             store=store,
             branch=branch,
             shelf=self.shelf,
@@ -315,6 +322,23 @@ def _check(settings: ServeSettings) -> None:
             raise UsageError(f"{name.replace('_', '-')} must be at least 1")
     if settings.queue < 0 or settings.prefix_cache < 0:
         raise UsageError("queue and prefix-cache cannot be negative")
+    _check_router(settings)
+
+
+def _check_router(settings: ServeSettings) -> None:
+    if settings.router is None:
+        if (settings.router_top_k, settings.router_threshold) != (1, "auto"):
+            raise UsageError(
+                "router-top-k and router-threshold say how a router chooses, and there is none",
+                hint="Give --router, such as --router prototype.",
+            )
+        return
+    from skillpack.routing.router import check_limits
+    from skillpack.serving.choices import MOST_SKILLS
+
+    check_limits(settings.router_top_k, settings.router_threshold)
+    if settings.router_top_k > MOST_SKILLS:
+        raise UsageError(f"router-top-k must be at most {MOST_SKILLS}, as many as a model may have")
 
 
 def _check_libraries() -> None:

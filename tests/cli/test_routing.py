@@ -21,17 +21,34 @@ def taught(llama, tmp_path, run):
     return store
 
 
-def test_a_prompt_is_routed(taught, llama, run, run_json):
+def test_a_prompt_is_routed(taught, llama, tmp_path, run, run_json):
     skillpack.pack(llama.base, llama.tuned, "other", store=taught, exact=True)
+    skillpack.import_skill(tmp_path / "tiny.tar", "twin", store=taught)
     found = run("route", "Spell 3300 in words.", "The sea is calm.", "--base", llama.base, "--store", taught)
     lines = [line.split() for line in found.stdout.splitlines()]
     assert lines[1][:5] == ["Spell", "3300", "in", "words.", "tiny"]
-    assert "left out, since they have no examples that fit: other" in found.stderr
+    assert "left out other: The skill other has no examples of what it is for" in found.stderr
+    assert "left out twin: twin is the same skill as tiny" in found.stderr
     assert lines[2][:5] == ["The", "sea", "is", "calm.", "(base)"]
     options = ("--base", llama.base, "--store", taught, "--skills", "tiny", "--threshold", "1000")
     document = run_json("route", "Spell 3300 in words.", *options)
     assert document["routes"][0]["choices"] == []
     assert document["routes"][0]["scores"][0]["name"] == "tiny"
+    # Of skills that were named none is left out.
+    assert document["left_out"] == []
+    left_out = run_json("route", "x", "--base", llama.base, "--store", taught)["left_out"]
+    assert [each["name"] for each in left_out] == ["other", "twin"]
+    assert left_out[1]["reason"] == "twin is the same skill as tiny"
+
+
+def test_what_is_left_out_is_told_of_some(taught, llama, run):
+    for number in range(6):
+        skillpack.import_skill(taught.parent / "tiny.tar", f"twin-{number}", store=taught)
+    found = run("route", "x", "--base", llama.base, "--store", taught)
+    assert [line for line in found.stderr.splitlines() if "left out" in line][4:] == [
+        "left out twin-4: twin-4 is the same skill as tiny",
+        "left out 1 more",
+    ]
 
 
 @pytest.mark.parametrize(

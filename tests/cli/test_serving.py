@@ -49,6 +49,15 @@ def test_a_server_answers_with_a_key_from_the_environment_and_ends_in_good_order
     assert "useful" not in err
 
 
+def test_a_router_chooses_as_it_is_told(started):
+    routed = ("--router", "likelihood", "--router-threshold", "-1e6", "--router-top-k", "2")
+    server, told = started("--slots", "1", *routed)
+    answer = httpx.post(told["url"] + CHAT, json={**QUESTION, "model": "llama+auto", "max_tokens": 2}, timeout=60)
+    assert answer.headers["x-skillpack-model"] == "llama+tiny"
+    server.terminate()
+    assert server.wait(30) == 0
+
+
 def run_slowly(url, found):
     body = {**QUESTION, "model": "llama", "max_tokens": 60, "n": 8, "ignore_eos": True}
     try:
@@ -100,6 +109,11 @@ def test_a_second_signal_ends_at_once(started):
         (("--device", "abacus"), 2, "no device"),
         (("--queue", "-1"), 2, "queue"),
         (("--api-key", " "), 2, "API key"),
+        (("--router-top-k", "2"), 2, "Give --router"),
+        (("--router", "prototype", "--router-top-k", "0"), 2, "router-top-k"),
+        (("--router", "prototype", "--router-top-k", "17"), 2, "at most 16"),
+        (("--router", "prototype", "--router-threshold", "high"), 2, "no threshold"),
+        (("--router", "prototype", "--router-threshold", "inf"), 2, "no threshold"),
         (("--tls-cert", __file__), 2, "needed together"),
         (("--tls-cert", __file__, "--tls-key", __file__), 1, "certificate cannot be used"),
     ],

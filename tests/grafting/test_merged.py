@@ -115,6 +115,24 @@ def test_using_brings_back_what_was_there(shelf, hosted):
     assert [each.name for each in host.installed] == ["prose"]
 
 
+@pytest.mark.parametrize("mode", ["merged", "overlay"])
+def test_auto_is_no_skill_unless_one_is_called_so(shelf, hosted, tmp_path, mode):
+    _, host = hosted(mode=mode)
+    for use in (host.graft, host.swap, host.load, lambda *names: host.using(*names).__enter__()):
+        with pytest.raises(UsageError, match='no skill "auto"') as refused:
+            use("math", "auto")
+        for way in ("host.routing(prompts)", 'generate(skills="auto")', "host.using(*route.addresses)"):
+            assert way in refused.value.hint
+    assert host.installed == ()
+    with pytest.raises(NotFoundError):
+        host.graft("automatic")
+    skillpack.export("math", tmp_path / "math.tar", store=shelf.store)
+    skillpack.import_skill(tmp_path / "math.tar", "auto", store=tmp_path / "store")
+    other = skillpack.host(load(shelf.base), mode=mode, store=tmp_path / "store")
+    with other.using("auto"):
+        assert [each.name for each in other.installed] == ["auto"]
+
+
 def test_memory_and_identity_of_weights_stay(hosted):
     model, host = hosted()
     parameters = dict(model.named_parameters())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections import deque
 from functools import partial
 
@@ -13,10 +15,13 @@ from skillpack.errors import DataError, UsageError
 from skillpack.learning import Training
 from skillpack.learning.measuring import Measuring
 from skillpack.learning.shifts import ShiftDetector
+from skillpack.learning.streaming import SHOWN, _prompts
+from skillpack.live.models import open_model, open_tokenizer
+from skillpack.routing.examples import EXAMPLES_TYPE, find_examples
 from skillpack.skill import open_skill
 from skillpack.summaries import open_existing
 from skillpack.texts import Sample
-from tests.learning.conftest import task
+from tests.learning.conftest import ANSWERS, chat, task
 
 
 def test_the_threshold_by_hand():
@@ -87,8 +92,56 @@ def test_two_tasks_and_the_first_again(base, tmp_path):
     assert min(right["colours", 0], right["sounds", 1], right["colours", 2]) >= 0.75
     assert right["colours", 1] == right["sounds", 0] == right["sounds", 2] == 0
     assert [each.name for each in skillpack.list(store=tmp_path / "store")] == ["task-1", "task-2"]
+    # A router knows what each is for, by prompts without answers.
+    router = skillpack.open_router(open_model(base), open_tokenizer(base), store=repository)
+    for skill in skills:
+        assert len(find_examples(repository, skill.digest, router.base)) == SHOWN
+    for what, place in (("colours", 2), ("sounds", 1)):
+        prompts = [f"{what}: {word}?" for word in ANSWERS[what]]
+        for route in router.route(prompts):
+            assert [choice.digest for choice in route.choices] == [segments[place].digest]
     # How long an iterator is nobody knows.
     assert (0, 0, "learning from the stream") in seen
+
+
+def examples_of(segment, store):
+    return [each for each in open_existing(store).referrers(segment.digest) if each.artifact_type == EXAMPLES_TYPE]
+
+
+def learned(stream, base, store):
+    """The only segment of a stream."""
+    (segment,) = skillpack.learn_stream(stream, base, training=Training(batch=2), share=0.5, store=store)
+    return segment
+
+
+def test_what_a_router_is_shown():
+    system = {"role": "system", "content": "Be brief."}
+    whole = chat("Hi", "Hello")
+    longer = Sample(messages=(system, *whole.messages, *chat("And you?", "Fine").messages))
+    waiting = Sample(messages=(system,))
+    assert _prompts([whole, longer, waiting, Sample(text="a text")]) == [
+        Sample(messages=whole.messages[:1]),
+        Sample(messages=longer.messages[:-1]),
+        waiting,
+        Sample(text="a text"),
+    ]
+    assert _prompts([chat("", "Hello"), Sample(messages=whole.messages[1:]), Sample()]) == []
+
+
+def test_few_prompts_are_none(base, tmp_path):
+    stream = [Sample(text=f"the text number {number}") for number in range(4)]
+    assert examples_of(learned(stream[:3], base, tmp_path / "few"), tmp_path / "few") == []
+    assert len(examples_of(learned(stream, base, tmp_path / "enough"), tmp_path / "enough")) == 1
+
+
+def test_a_base_without_features_is_learned_from(base, tmp_path):
+    """Its class is unknown: transformers knows what to train, but not what it would be used as."""
+    shutil.copytree(base, tmp_path / "nameless")
+    config = json.loads((base / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "nameless" / "config.json").write_text(json.dumps(config))
+    segment = learned(samples("colours", 2, 1), tmp_path / "nameless", tmp_path / "store")
+    assert (segment.stop, examples_of(segment, tmp_path / "store")) == (4, [])
 
 
 def test_streams_that_are_refused(base, tmp_path):

@@ -1,36 +1,52 @@
-"""Run by `test_mergekit.py`: merges the tensors of an .npz file with mergekit, and writes what comes out to another.
+"""Run by `test_mergekit.py`: has mergekit merge fine-tunes, and writes the merged weights.
 
-python mergekit_merge.py IN OUT CONSENSUS SPARSIFICATION NORMALIZE DENSITY GAMMA WEIGHT...
+python mergekit_merge.py IN CASES OUT
+
+IN is an .npz file with the arrays ``base/TENSOR`` and ``SKILL/TENSOR`` for each fine-tune, and ``masks/SKILL/TENSOR``;
+CASES a JSON file, name -> [method of mergekit, its parameters]; OUT gets ``CASE/TENSOR``. The only thing that is not
+mergekit's are the random numbers of its DARE, for which the masks are put in.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections import defaultdict
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 
 
 def main() -> None:
-    """What mergekit's generalised task arithmetic does with the deltas of one tensor after the other."""
-    from mergekit.merge_methods.generalized_task_arithmetic import get_mask
-    from mergekit.sparsify import SparsificationMethod, sparsify
+    """Merge the same models in every way that is asked for."""
+    from mergekit.merge_methods import BasePolicy, get, merge_state_dicts
 
-    source, target, consensus, method, normalize, density, gamma, *weights = sys.argv[1:]
-    factors = torch.tensor([float(weight) for weight in weights])[:, None]
+    source, cases, target = map(Path, sys.argv[1:])
+    models, masks = read(source)
+    tuned = {name: tensors for name, tensors in models.items() if name != "base"}
     found = {}
-    for name, values in np.load(source).items():
-        deltas = torch.from_numpy(values)
-        if method != "none":
-            options = {"gamma": float(gamma)} if method == "magnitude_outliers" else {}
-            kind = SparsificationMethod[method]
-            deltas = torch.stack([sparsify(delta, density=float(density), method=kind, **options) for delta in deltas])
-        deltas = deltas * factors
-        mask = get_mask(deltas, method=consensus) if consensus != "none" else torch.ones_like(deltas)
-        mixed, divisor = (deltas * mask).sum(0), (factors * mask).sum(0)
-        divisor[divisor == 0] = 1
-        found[name] = (mixed / divisor if normalize == "yes" else mixed).numpy()
+    for case, (method, parameters) in json.loads(cases.read_text()).items():
+        based = get(method).spec.contract.base == BasePolicy.REQUIRED
+        # mergekit draws for one tensor after the other, and for each from all fine-tunes.
+        draws = iter([masks[skill][tensor] for tensor in models["base"] for skill in tuned])
+        with mock.patch("torch.bernoulli", lambda shares, left=draws: next(left).to(shares.dtype)):
+            merged = merge_state_dicts(
+                models if based else tuned, method, parameters=parameters, base="base" if based else None
+            )
+        found |= {f"{case}/{tensor}": values.numpy() for tensor, values in merged.items()}
     np.savez(target, **found)
+
+
+def read(source: Path) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, dict[str, torch.Tensor]]]:
+    """Models and masks of a file: name -> tensors."""
+    models, masks = defaultdict(dict), defaultdict(dict)
+    for key, values in np.load(source).items():
+        kind, _, rest = key.partition("/")
+        skill, _, tensor = rest.partition("/") if kind == "masks" else key.partition("/")
+        (masks if kind == "masks" else models)[skill][tensor] = torch.from_numpy(values)
+    return dict(models), dict(masks)
 
 
 if __name__ == "__main__":

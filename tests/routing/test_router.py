@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import skillpack
-from skillpack.errors import DataError, NotFoundError, UnsupportedModelError, UsageError, WrongBaseError
+from skillpack.errors import (
+    DataError,
+    NotFoundError,
+    ReportedError,
+    UnsupportedModelError,
+    UsageError,
+    WrongBaseError,
+)
 from skillpack.routing import opening
 from skillpack.routing.applying import HostSkills
 from skillpack.routing.examples import EXAMPLES_TYPE, find_examples
 from skillpack.routing.features import Base
+from skillpack.routing.protocol import Route
 from skillpack.skill import open_skill
 from skillpack.summaries import open_existing
 from tests.live import models
@@ -58,8 +68,6 @@ def test_another_skill_changes_nothing_about_the_others(world, model, tokenizer,
 
 
 def test_likelihood_is_the_gain_of_the_installed_skill(world, model, tokenizer):
-    from transformers import AutoModelForCausalLM
-
     router = router_of(world, model, tokenizer, ["math", "code"], method="likelihood")
     installed = world.folder / "installed"
     skillpack.install("code", world.base, output=installed, store=world.store)
@@ -126,6 +134,73 @@ def test_skills_that_cannot_be_chosen_are_refused(world, model, tokenizer):
         router_of(world, model, tokenizer, ["nothing"])
 
 
+@pytest.fixture(scope="module")
+def odd(world, tmp_path_factory):
+    """The library of `world` with a second name of math, and alien, which is of another base."""
+    folder = tmp_path_factory.mktemp("odd")
+    shutil.copytree(world.store, folder / "store")
+    skillpack.export("math", folder / "math.tar", store=world.store)
+    skillpack.import_skill(folder / "math.tar", "twin-of-math", store=folder / "store")
+    other = models.llama(folder / "other", seed=9, num_hidden_layers=4)
+    tuned = models.moved(other, folder / "alien", scale=0.2, seed=5, names="proj")
+    skillpack.pack(other, tuned, "alien", store=folder / "store")
+    return SimpleNamespace(base=world.base, store=folder / "store")
+
+
+@pytest.mark.parametrize("method", ["prototype", "linear", "self-refined", "arrow", "likelihood"])
+def test_odd_skills_of_a_library_are_left_out_with_the_reason(odd, model, tokenizer, method):
+    router = router_of(odd, model, tokenizer, method=method)
+    without = {"arrow", "likelihood"}
+    assert router.skills == (("code", "math", "plain") if method in without else ("code", "math"))
+    assert router.left_out["twin-of-math"] == "twin-of-math is the same skill as math"
+    reason = "Skill alien was packed from another base" if method in without else "The skill alien has no examples"
+    assert router.left_out["alien"].startswith(reason)
+    assert ("plain" in router.left_out) == (method not in without)
+    alone = router_of(odd, model, tokenizer, router.skills, method=method)
+    assert router.route([MATH[20], MIXED[0]]) == alone.route([MATH[20], MIXED[0]])
+    # Who names them is told.
+    with pytest.raises(WrongBaseError if method in without else DataError, match="alien"):
+        router_of(odd, model, tokenizer, ["math", "alien"], method=method)
+    with pytest.raises(UsageError, match="twin-of-math is the same skill as math"):
+        router_of(odd, model, tokenizer, ["math", "twin-of-math"], method=method)
+
+
+def test_a_damaged_skill_is_left_out(world, model, tokenizer, tmp_path):
+    shutil.copytree(world.store, tmp_path / "store")
+    repository = open_existing(tmp_path / "store")
+    manifest = repository.skill_manifest(repository.resolve("math").descriptor.digest)
+    layer = repository.blobs.path(manifest.layers[-1].digest)
+    layer.chmod(0o644)
+    layer.write_bytes(b"x" * layer.stat().st_size)
+    router = skillpack.open_router(model, tokenizer, method="arrow", store=tmp_path / "store")
+    assert router.skills == ("code", "plain")
+    assert list(router.left_out) == ["math"]
+    with pytest.raises(ReportedError):
+        skillpack.open_router(model, tokenizer, ["math"], method="arrow", store=tmp_path / "store")
+
+
+def test_where_no_skill_can_be_used_it_says_why(odd, tokenizer, tmp_path):
+    folder = models.llama(tmp_path / "base", seed=4, num_hidden_layers=4)
+    strange = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    with pytest.raises(WrongBaseError, match="alien"):
+        router_of(odd, strange, tokenizer, method="arrow")
+    with pytest.raises(DataError, match="no examples"):
+        router_of(odd, strange, tokenizer)
+
+
+@pytest.mark.parametrize("method", ["arrow", "likelihood"])
+def test_examples_are_not_in_the_way_of_methods_that_need_none(world, model, tokenizer, tmp_path, method):
+    shutil.copytree(world.store, tmp_path / "store")
+    repository = open_existing(tmp_path / "store")
+    found = repository.resolve("plain").descriptor
+    repository.attach(found, EXAMPLES_TYPE, [(b"no tensors", EXAMPLES_TYPE, "examples.safetensors")])
+    router = skillpack.open_router(model, tokenizer, method=method, store=tmp_path / "store")
+    assert router.skills == ("code", "math", "plain")
+    assert router.left_out == {}
+    router = skillpack.open_router(model, tokenizer, store=tmp_path / "store")
+    assert "cannot be used" in router.left_out["plain"]
+
+
 def test_encoders_have_no_likelihoods(world, tmp_path):
     from transformers import AutoModel, AutoTokenizer
 
@@ -142,6 +217,8 @@ def test_encoders_have_no_likelihoods(world, tmp_path):
 
 def test_a_package_can_offer_a_method(world, model, tokenizer, monkeypatch):
     class Always:
+        needs_examples = False
+
         def __init__(self, base):
             self.base = base
 
@@ -200,8 +277,6 @@ class TestExamples:
             skillpack.add_examples("math", MATH[:5], other, store=world.store)
         repository = open_existing(world.store)
         digest = repository.resolve("math").descriptor.digest
-        from transformers import AutoModelForCausalLM
-
         strange = AutoModelForCausalLM.from_pretrained(other, dtype="float32").eval()
         for base in (
             Base(strange, tokenizer, HostSkills(strange, None, "main")),
@@ -285,6 +360,28 @@ class TestAuto:
             torch.testing.assert_close(found, model(ids).logits, rtol=1e-4, atol=1e-4)
         assert [each.name for each in host.installed] == ["code"]
 
+    @pytest.mark.parametrize("mode", ["merged", "overlay"])
+    @pytest.mark.parametrize("method", ["prototype", "linear", "self-refined", "arrow", "likelihood"])
+    def test_a_route_can_be_used_in_both_modes(self, world, model, tokenizer, mode, method):
+        host = skillpack.host(model, mode=mode, store=world.store)
+        before = {name: values.clone() for name, values in model.state_dict().items()}
+        router = router_of(world, model, tokenizer, ["math", "code"], method=method, top_k=2, threshold=-1e6)
+        (both,) = router.route([MATH[20]])
+        ids = torch.tensor([router.base.read(MATH[20])])
+        for route, expected in (
+            (both, ["math=0.5", "code=0.5"]),
+            (Route(both.choices[:1]), [both.choices[0].name]),
+            (Route(()), []),
+        ):
+            with torch.inference_mode(), host.using(*route.addresses):
+                assert sorted(each.name for each in host.installed) == sorted(each.name for each in route.choices)
+                found = model(ids).logits
+            with torch.inference_mode(), host.using(*expected):
+                assert torch.equal(found, model(ids).logits)
+        assert host.installed == ()
+        assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+        assert router.route([MATH[20]])[0].choices[0].score == pytest.approx(both.choices[0].score, abs=1e-3)
+
     def test_without_a_router_or_overlay_it_is_refused(self, world, model, tokenizer):
         host = skillpack.host(model, mode="overlay", store=world.store)
         with pytest.raises(UsageError, match="no router"):
@@ -293,17 +390,21 @@ class TestAuto:
         with pytest.raises(UsageError, match="tokens"):
             model.generate(inputs_embeds=torch.zeros(1, 2, 32), skills="auto")
 
-    def test_skills_written_into_the_weights_are_in_the_way(self, world, model, tokenizer):
-        router = router_of(world, model, tokenizer)
+    @pytest.mark.parametrize("method", ["prototype", "self-refined", "arrow", "likelihood"])
+    def test_skills_written_into_the_weights_are_in_the_way(self, world, model, tokenizer, method):
         host = skillpack.host(model, store=world.store)
+        router = router_of(world, model, tokenizer, ["math", "code"], method=method)
+        before = names(router.route([MATH[20]]))
         host.graft("math")
         with pytest.raises(UsageError, match="written into"):
             router.route([MATH[0]])
         host.ungraft()
-        assert names(router.route([MATH[20]])) == [["math"]]
+        assert names(router.route([MATH[20]])) == before
 
 
 def test_route_opens_the_base_itself(world):
-    (found,) = skillpack.route(MATH[20], world.base, store=world.store)
+    routes = skillpack.route(MATH[20], world.base, store=world.store)
+    assert routes.left_out == {"plain": "The skill plain has no examples of what it is for"}
+    (found,) = routes
     assert [choice.name for choice in found.choices] == ["math"]
     assert open_skill(open_existing(world.store), found.choices[0].digest, "math").name == "math"

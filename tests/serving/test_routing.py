@@ -10,7 +10,8 @@ import pytest
 
 import skillpack
 from skillpack.errors import UsageError
-from tests.routing.conftest import MATH, MIXED
+from tests.live.models import CHATML, moved, tokenizer
+from tests.routing.conftest import CODE, MATH, MIXED
 from tests.serving.conftest import running
 
 OPTIONS = {"model": "tiny+auto", "max_tokens": 5, "temperature": 0}
@@ -73,6 +74,72 @@ def test_skills_come_and_go(routed):
     assert ask(routed, MATH[20]).json()["model"] == "tiny"
     routed.post("/v1/load_lora_adapter", json={"lora_name": "sums", "lora_path": "math"}).raise_for_status()
     assert ask(routed, MATH[20]).json()["model"] == "tiny+sums"
+
+
+@pytest.fixture(scope="module")
+def several(world, tmp_path_factory):
+    """A server that gives every prompt its best two skills; styled can be loaded, which has a chat template."""
+    folder = tmp_path_factory.mktemp("several")
+    store = folder / "store"
+    shutil.copytree(world.store, store)
+    tuned = moved(world.base, folder / "styled", scale=0.2, seed=8, names="proj")
+    tokenizer(CHATML.replace("assistant", "helper")).save_pretrained(tuned)
+    skillpack.pack(world.base, tuned, "styled", exact=True, store=store)
+    for name, prompts in (("math", MATH), ("code", CODE), ("styled", CODE)):
+        skillpack.add_examples(name, prompts[:12], world.base, refined=False, store=store)
+    options = {"slots": 2, "router": "prototype", "router_top_k": 2, "router_threshold": -1e6}
+    with (
+        running(world.base, ["math", "code"], store=store, **options) as found,
+        httpx.Client(base_url=found.url, timeout=60) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("prompt", "model"), [(MATH[20], "tiny+math=0.5+code=0.5"), (CODE[20], "tiny+code=0.5+math=0.5")]
+)
+def test_several_skills_have_equal_shares_and_are_all_named(several, prompt, model):
+    found, expected = ask(several, prompt), ask(several, prompt, model=model)
+    assert found.status_code == 200, found.text
+    assert found.json()["model"] == found.headers["x-skillpack-model"] == model
+    assert found.json()["choices"] == expected.json()["choices"]
+    assert found.json()["system_fingerprint"] == expected.json()["system_fingerprint"]
+
+
+def test_of_skills_that_do_not_go_together_the_best_answers(several):
+    several.post("/v1/unload_lora_adapter", json={"lora_name": "code"}).raise_for_status()
+    several.post("/v1/load_lora_adapter", json={"lora_name": "styled"}).raise_for_status()
+    assert ask(several, "x", model="tiny+math=0.5+styled=0.5").json()["error"]["code"] == "conflict"
+    assert ask(several, MATH[20]).json()["model"] == "tiny+math"
+    assert ask(several, CODE[20]).json()["model"] == "tiny+styled"
+
+
+def test_a_threshold_that_nothing_reaches_leaves_prompts_to_the_base(world, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(world.store, store)
+    skillpack.add_examples("math", MATH[:12], world.base, refined=False, store=store)
+    with (
+        running(world.base, ["math"], store=store, slots=1, router="prototype", router_threshold=1e6) as found,
+        httpx.Client(base_url=found.url, timeout=60) as client,
+    ):
+        assert ask(client, MATH[20]).json()["model"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"router_top_k": 2}, "there is none"),
+        ({"router_threshold": 0.5}, "there is none"),
+        ({"router": "prototype", "router_top_k": 0}, "top_k cannot be 0"),
+        ({"router": "prototype", "router_top_k": 17}, "at most 16"),
+        ({"router": "prototype", "router_threshold": float("nan")}, "no threshold"),
+        ({"router": "prototype", "router_threshold": "high"}, "no threshold"),
+    ],
+)
+def test_how_it_chooses_is_checked_before_anything_is_opened(options, says, tmp_path):
+    settings = skillpack.ServeSettings(port=0, log="quiet", **options)
+    with pytest.raises(UsageError, match=says):
+        skillpack.serve(tmp_path / "nothing", settings=settings)
 
 
 def test_without_a_router_there_is_no_such_model(http):

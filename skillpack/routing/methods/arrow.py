@@ -11,7 +11,7 @@ so each layer's mean is first compared with what it is on the background.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ class Arrow:
     Args:
         base: whose layers see the prompts.
     """
+
+    needs_examples: ClassVar[bool] = False
 
     def __init__(self, base: Base) -> None:
         self._base = base

@@ -9,7 +9,7 @@ texts: training on answers alone makes no prompt likelier.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 
@@ -35,6 +35,8 @@ class Likelihood:
     Args:
         base: that skills are compared with.
     """
+
+    needs_examples: ClassVar[bool] = False
 
     def __init__(self, base: Base) -> None:
         if not base.model.can_generate():

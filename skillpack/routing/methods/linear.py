@@ -7,7 +7,7 @@ others' heads as they are. Both sides weigh the same, however many examples ther
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import torch
 
@@ -34,6 +34,8 @@ class Linear:
     Args:
         base: whose features are classified.
     """
+
+    needs_examples: ClassVar[bool] = True
 
     def __init__(self, base: Base) -> None:
         self._base = base

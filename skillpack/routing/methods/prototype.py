@@ -6,7 +6,7 @@ mean of a skill's examples. It needs some examples, no training, and two matrix 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -27,6 +27,8 @@ class Prototype:
     Args:
         base: whose features are compared.
     """
+
+    needs_examples: ClassVar[bool] = True
 
     def __init__(self, base: Base) -> None:
         self._base = base

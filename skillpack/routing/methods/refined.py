@@ -10,7 +10,7 @@ each guess, with the guessed skills on, row by row.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import torch
 
@@ -37,6 +37,8 @@ class SelfRefined:
     Args:
         base: whose features are compared, and on which skills are tried.
     """
+
+    needs_examples: ClassVar[bool] = True
 
     def __init__(self, base: Base) -> None:
         self._base = base
