@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from skillpack.cli.console import Output
     from skillpack.comparing import ClusterReport, CompareReport, Pair, Place
+    from skillpack.comparing.maps import Map
     from skillpack.comparing.measures import Figures
 
 _SHADES: Final = " ░▒▓█"
@@ -87,9 +88,11 @@ def compare(
     with output.progress() as progress:
         found = skillpack.compare(skills, base=base, store=store, branch=branch, progress=progress, **options)
     if plot is not None:
-        from skillpack.comparing.drawing import draw_comparison
+        from skillpack.comparing.drawing import draw_comparison, left_out_of_picture
 
         draw_comparison(found, plot)
+        if note := left_out_of_picture(found):
+            output.say(note)
     _print_comparison(found, output, plot, layers=layers, tensors=tensors)
 
 
@@ -132,24 +135,24 @@ def _print_pairs(found: CompareReport, output: Output) -> None:
 
 
 def _print_layers(found: CompareReport, output: Output) -> None:
-    """A heat map: a row a pair, a character a block of layers."""
-    rows = [(f"{pair.first}, {pair.second}", _strip(pair)) for pair in found.pairs]
-    width = max(len(name) for name, _ in rows)
-    output.lines("", "cosine, block of layers by block of layers:")
-    output.lines(*(f"  {name:<{width}} |{strip}|" for name, strip in rows))
-    output.lines(
-        f"  {_SHADES[1]} from 2 %  {_SHADES[2]} from 10 %  {_SHADES[3]} from 30 %  {_SHADES[4]} from 60 %  - opposed"
-    )
+    """Heat maps: a row a pair, a character a block of layers."""
+    from skillpack.comparing.maps import MAPS, blocks_of
+
+    blocks = blocks_of(found)
+    width = max(len(f"{pair.first}, {pair.second}") for pair in found.pairs)
+    for one in MAPS:
+        opposed = "  - opposed" if one.signed else ""
+        scale = "  ".join(f"{shade} from {limit:.0%}" for shade, limit in zip(_SHADES[1:], one.limits, strict=True))
+        output.lines("", f"{one.name}, block of layers by block of layers ({scale}{opposed}):")
+        for pair in found.pairs:
+            strip = "".join(_shade(value, one) for value in one.along(pair, blocks))
+            output.lines(f"  {f'{pair.first}, {pair.second}':<{width}} |{strip}|")
 
 
-def _strip(pair: Pair) -> str:
-    return "".join(_shade(place.figures.cosine) for place in pair.layers if place.name != "rest")
-
-
-def _shade(cosine: float | None) -> str:
-    if cosine is not None and cosine <= -0.02:
+def _shade(value: float | None, one: Map) -> str:
+    if value is not None and one.signed and value <= -one.limits[0]:
         return "-"
-    return _SHADES[0 if cosine is None else sum(cosine >= limit for limit in (0.02, 0.1, 0.3, 0.6))]
+    return _SHADES[0 if value is None else sum(value >= limit for limit in one.limits)]
 
 
 def _print_places(pair: Pair, what: str, places: Sequence[Place], output: Output) -> None:

@@ -91,7 +91,7 @@ def figure_of(report: CompareReport) -> Any:
         matrix = _array(one.matrix(report))
         rows = _array([one.along(pair, blocks) for pair in report.pairs]) if blocks else np.empty((0, 0))
         end = _end_of_scale(matrix, rows)
-        shades = {"cmap": colours, "vmin": -end if one.name == "cosine" else 0.0, "vmax": end, "aspect": "auto"}
+        shades = {"cmap": colours, "vmin": -end if one.signed else 0.0, "vmax": end, "aspect": "auto"}
         image = _draw_matrix(panels[0, column], report, matrix, shades)
         bar = figure.colorbar(image, ax=panels[0, column], location="top", aspect=25, shrink=min(1.0, 4 / margin))
         bar.set_label(one.name, size="large")

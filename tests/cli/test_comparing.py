@@ -12,7 +12,10 @@ def test_two_skills(run, models):
     assert row.startswith("math, code")
     assert "x chance" in row
     assert "math, code: " in result.stdout
-    assert "cosine, block of layers by block of layers:" in result.stdout
+    assert "cosine, block of layers by block of layers (░ from 2%" in result.stdout
+    assert "sign conflict (outvoted), block of layers by block of layers (░ from 20%" in result.stdout
+    assert "subspace overlap (directions), block of layers by block of layers (░ from 2%" in result.stdout
+    assert len([line for line in result.stdout.splitlines() if line.startswith("  math, code |")]) == 3
     assert "left out" not in result.stderr
 
 
