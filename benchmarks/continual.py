@@ -101,7 +101,7 @@ def approaches(course: Course, share: float, routes: Routes | None) -> dict[str,
     }
     every |= {f"ewc-{strength:g}": Ewc(share, strength) for strength in STRENGTHS}
     if course.classes:
-        # Heads cannot be merged or replayed through one another, and sets of adapters lack them.
+        # The others would need a head for each task; they are for language models only.
         return every
     return every | {
         "ties": Merge("TIES"),

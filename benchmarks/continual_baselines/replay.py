@@ -2,7 +2,8 @@
 
 Chaudhry et al., "On Tiny Episodic Memories in Continual Learning" (2019), algorithm 1: each step learns from the batch
 of the new task together with as many samples drawn from the memory, which holds an equal number of every earlier task.
-A classifier learns the samples of a batch through the head of their task, so that this is for language models only.
+A classifier would learn the samples of a batch through the head of their task, which is not done here: this is for
+language models only.
 """
 
 from __future__ import annotations

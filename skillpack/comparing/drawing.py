@@ -128,7 +128,7 @@ def _draw_matrix(panel: Any, report: CompareReport, values: Any, shades: dict[st
     if few:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
-                text = f"{value:.2f}"
+                text = f"{round(value, 2) + 0.0:.2f}"
                 panel.text(column, row, text, ha="center", va="center", size=8, color=_ink(image, value))
     return image
 
