@@ -191,7 +191,8 @@ def _levels(analysis: Analysis, step: float) -> tuple[int, Integers, Integers]:
         _half_octaves(analysis[side].astype(np.float64) / unit) for side, unit in (("rows", step), ("columns", 1.0))
     )
     loud = rows[analysis["rows"] > 0]
-    level = int(np.median(loud)) if loud.size else 0
+    # The loudest row must not be out of reach, however quiet the others are.
+    level = max(int(np.median(loud)), int(loud.max()) - _REACH) if loud.size else 0
     relative = {"rows": rows - level, "columns": columns}
     cut = (np.where(analysis[side] > 0, np.clip(relative[side], _QUIET + 1, _REACH), _QUIET) for side in relative)
     return level, next(cut), next(cut)

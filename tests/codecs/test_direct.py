@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -34,6 +34,7 @@ def normal(*shape, scale=1.0, seed=0):
     st.floats(0.1, 1000),
     st.sampled_from([None, 0.6]),
 )
+@example(np.float32([[2], [1e-38], [1e-38]]), 1.0, None)
 def test_what_comes_back_is_within_a_step(delta, step, dead_zone):
     back, _, _ = there_and_back(delta, step, codec=Direct(dead_zone))
     assert (back.shape, back.dtype) == (delta.shape, np.float32)
