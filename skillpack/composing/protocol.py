@@ -148,6 +148,14 @@ class Linear(Protocol):
 
 
 @runtime_checkable
+class Layered(Protocol):
+    """A method that depends on how many layers the base has, which then belongs to the recipe."""
+
+    def with_layers(self, layers: int) -> Self:
+        """The same method for so many layers, unless it knows their number."""
+
+
+@runtime_checkable
 class Tasked(Protocol):
     """A method that gives one of its parts back from what all share, if it is told which."""
 

@@ -14,7 +14,7 @@ from skillpack.composing.composition import Composition
 from skillpack.composing.keeping import commit_composed, put_composed, report_of
 from skillpack.composing.known_base import open_base
 from skillpack.composing.making import made
-from skillpack.composing.protocol import Tasked, options_of
+from skillpack.composing.protocol import Layered, Tasked, options_of
 from skillpack.composing.recipe import Recipe, RecipePart
 from skillpack.composing.registry import make_method
 from skillpack.errors import UsageError, listing
@@ -133,7 +133,7 @@ def compose(
     order = _Order(method, options or {}, weights, task, size, learned)
     skills, recipe, how = _ordered(Shelf(repository, branch).find(addresses), order)
     hands = Hands(workers, device)
-    with _composed(skills, recipe, how, open_base(skills, base), (hands, progress)) as found:
+    with _composed(skills, recipe, how, open_base(skills, base), (hands, progress)) as (recipe, found):
         report = report_of(target, recipe, found)
         if dry_run:
             return report
@@ -189,7 +189,7 @@ def recompose(
     how = _for_task(make_method(recipe.method, recipe.options), recipe)
     hands = Hands(workers, device)
     with (
-        _composed(skills, recipe, how, open_base(skills, base), (hands, progress)) as found,
+        _composed(skills, recipe, how, open_base(skills, base), (hands, progress)) as (recipe, found),
         tempfile.TemporaryDirectory(prefix="skillpack-compose-") as room,
     ):
         report = report_of(resolved.name, recipe, found)
@@ -205,11 +205,14 @@ def recompose(
 @contextmanager
 def _composed(
     skills: Sequence[Active], recipe: Recipe, how: Method, known: KnownBase, working: tuple[Hands, Progress]
-) -> Iterator[Made]:
+) -> Iterator[tuple[Recipe, Made]]:
     composition = Composition(tuple(skills), recipe, known, find_targets(skills, known))
     _check_weighted(composition)
+    if isinstance(how, Layered):
+        how = how.with_layers(composition.layers)
+        composition = replace(composition, recipe=replace(recipe, options=options_of(how)))
     with made(composition, how, *working) as found:
-        yield found
+        yield composition.recipe, found
 
 
 def _ordered(skills: Sequence[Active], order: _Order) -> tuple[list[Active], Recipe, Method]:

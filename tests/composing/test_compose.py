@@ -140,6 +140,9 @@ def test_the_last_layers_are_those_of_the_base_where_it_is_given(tmp_path):
         found = of(tmp_path / "store", tmp_path / "base", "both")
         np.testing.assert_array_equal(found[names[0]], expected[names[0]][0])
         np.testing.assert_array_equal(found[names[1]], expected[names[1]][second])
+        # How many layers there are is in the recipe.
+        assert skillpack.recompose("both", store=tmp_path / "store").same
+        assert skillpack.show("both", store=tmp_path / "store").manifest.recipe["options"]["layers"] == 4 - 2 * second
 
 
 @pytest.mark.parametrize("method", METHODS)

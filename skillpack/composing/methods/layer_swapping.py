@@ -8,7 +8,7 @@ to no layer. An end of no layers has no seam.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from skillpack.composing.elementwise import layer_of, mapped, weighted_sum
@@ -29,6 +29,7 @@ class LayerSwapping:
         bottom: how many of the first layers are the second skill's.
         top: how many of the last.
         transition: how many layers are averaged at each seam.
+        layers: how many there are; by default as many as the base has or, where that is not given, the skills change.
     """
 
     name: ClassVar[str] = "layer-swapping"
@@ -36,10 +37,15 @@ class LayerSwapping:
     bottom: int = 5
     top: int = 5
     transition: int = 1
+    layers: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.bottom, self.top, self.transition) < 0:
+        if min(self.bottom, self.top, self.transition, self.layers or 0) < 0:
             raise UsageError("layer-swapping: numbers of layers cannot be negative")
+
+    def with_layers(self, layers: int) -> LayerSwapping:
+        """See `Layered`."""
+        return replace(self, layers=layers) if self.layers is None else self
 
     def coefficients(self, name: str, sources: Sequence[Source], weights: Weights, layers: int) -> Weights:
         """See `Linear`.
@@ -51,6 +57,7 @@ class LayerSwapping:
             raise UsageError(
                 f"layer-swapping takes two skills, not {len(sources)}", hint="The first is the one of the middle."
             )
+        layers = layers if self.layers is None else self.layers
         seams = bool(self.bottom) + bool(self.top)
         if self.bottom + self.top + seams * self.transition > layers:
             raise UsageError(
