@@ -99,6 +99,8 @@ def approaches(course: Course, share: float, routes: Routes | None) -> dict[str,
         "graftllm": Published(routes),
         "sequential": Sequential(share),
     }
+    if routes is not None:
+        every["ours-shown-training-texts"] = Ours(SHARE, routes.as_trained())
     every |= {f"ewc-{strength:g}": Ewc(share, strength) for strength in STRENGTHS}
     if course.classes:
         # The others would need a head for each task; they are for language models only.

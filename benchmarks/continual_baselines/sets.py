@@ -3,7 +3,7 @@
 With tasks named each prompt is answered by its task's model. With the router it is answered by the model that is picked
 from the base's features, or by the base: which one does not depend on how the models are stored, so that all sets share
 the same decisions. The router knows the tasks by the prompts of their calibration texts, which are worded as the
-held-out ones are; facts about cities are trained with other words.
+held-out ones are, and once more by those of its training texts: facts about cities are trained with other words.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import filecmp
 import shutil
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -171,15 +171,29 @@ class Routes:
         cache: for the decisions.
         share: of our skills.
         method: of `skillpack.open_router`.
+        shown: what examples are: prompts of the calibration texts, which are worded "as-asked", or "as-trained".
     """
 
-    def __init__(self, course: Course, room: Path, cache: Cache, share: float, method: str = "prototype") -> None:
+    def __init__(
+        self,
+        course: Course,
+        room: Path,
+        cache: Cache,
+        share: float,
+        method: str = "prototype",
+        *,
+        shown: Literal["as-asked", "as-trained"] = "as-asked",
+    ) -> None:
         self._course, self._room, self._cache, self._share, self._method = course, room, cache, share, method
-        self._found: dict[str, list[int]] | None = None
+        self._shown: Literal["as-asked", "as-trained"] = shown
+
+    def as_trained(self) -> Routes:
+        """The same where the router is shown prompts of the training texts."""
+        return Routes(self._course, self._room, self._cache, self._share, self._method, shown="as-trained")
 
     def of(self, step: int, place: int) -> list[int]:
         """For each held-out prompt of a task the place of the task whose model it goes to, or `BASE`."""
-        found = self._cache.get(f"routes-{self._method}-as-asked", self._decide)
+        found = self._cache.get(f"routes-{self._method}-{self._shown}", self._decide)
         return list(found[f"{step}-{place}"])
 
     def _decide(self) -> dict[str, list[int]]:
@@ -197,7 +211,8 @@ class Routes:
         places = {one.task.name: place for place, one in enumerate(course.tasks)}
         found = {}
         for step, learned in enumerate(course.tasks):
-            prompts = [asked(sample) for sample in learned.calibration[:_EXAMPLES]]
+            texts = learned.calibration if self._shown == "as-asked" else learned.task.training
+            prompts = [asked(sample) for sample in texts[:_EXAMPLES]]
             skillpack.add_examples(
                 learned.task.name,
                 prompts,
