@@ -198,6 +198,9 @@ class Host:
     def unload(self, *names: str) -> None:
         """Forget skills that are loaded and not applied; with no name, all of those. Only in overlay mode.
 
+        Args:
+            names: of skills, with all versions that are loaded; or ``name@digest``, as `resident` has it, for one.
+
         Raises:
             NotFoundError: a skill is not loaded.
             UsageError: it is applied, or the mode is "merged".

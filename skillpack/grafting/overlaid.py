@@ -62,17 +62,19 @@ class Overlaid:
                 self._resident[each.skill.digest] = each
 
     def unload(self, names: Sequence[str]) -> None:
-        """Drop skills that do not apply.
+        """Drop skills that do not apply, by name or as ``name@digest``.
 
         Raises:
             NotFoundError: one is not loaded.
             UsageError: one applies.
         """
         applied = {each.skill.digest for each in self.active}
-        loaded = {each.skill.name for each in self._resident.values()}
-        if missing := [name for name in names if name not in loaded]:
+        meant = {digest: {each.skill.name, f"{each.skill.name}@{digest}"} for digest, each in self._resident.items()}
+        if missing := [name for name in names if not any(name in words for words in meant.values())]:
             raise NotFoundError(f"{listing(missing)} is not loaded", hint="host.resident says what is.")
-        chosen = {digest: each for digest, each in self._resident.items() if not names or each.skill.name in names}
+        chosen = {
+            digest: each for digest, each in self._resident.items() if not names or not meant[digest].isdisjoint(names)
+        }
         if names and (busy := [each.skill.name for digest, each in chosen.items() if digest in applied]):
             raise UsageError(f"{listing(busy)} is on the model", hint="Take it off first: host.ungraft().")
         for digest in chosen.keys() - applied:

@@ -67,7 +67,7 @@ class HostSkills:
         """Let go of a skill, if it was not there before and does not apply to the model."""
         host = self._overlay()
         if skill.digest in self._loaded and skill.digest not in {each.digest for each in host.installed}:
-            host.unload(skill.name)
+            host.unload(_address(skill))
         self._loaded.discard(skill.digest)
 
     def rows(self, skills: Sequence[Named | None]) -> AbstractContextManager[object]:

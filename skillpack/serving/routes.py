@@ -335,7 +335,7 @@ def _model(service: Service, found: Offered | None) -> dict[str, Any]:
     return {
         "id": base if found is None else f"{base}+{found.name}",
         "object": "model",
-        "created": service.started if found is None else found.since,
+        "created": service.started if found is None else int(found.since),
         "owned_by": "skillpack",
         "root": base if found is None else found.label,
         "parent": None if found is None else base,

@@ -122,8 +122,12 @@ class AutoRoute:
         return [names[choice.digest] for choice in found[0].choices if choice.digest in names]
 
     def _meet(self) -> None:
-        """Let the router know what is loaded now, and no more."""
-        offered = {each.digest: f"{each.label.partition('@')[0]}@{each.digest}" for each in self._shelf.offered()}
+        """Let the router know what is loaded now, and no more; of versions of one skill, what was loaded last."""
+        latest = {
+            each.label.partition("@")[0]: each.digest
+            for each in sorted(self._shelf.offered(), key=lambda each: each.since)
+        }
+        offered = {digest: f"{name}@{digest}" for name, digest in latest.items()}
         for name, digest in self._router.digests.items():
             if digest not in offered:
                 self._router.remove(name)

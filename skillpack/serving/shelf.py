@@ -50,7 +50,7 @@ class Offered:
     name: str
     label: str
     digest: str
-    since: int = field(default_factory=lambda: int(time.time()))
+    since: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)

@@ -271,6 +271,21 @@ class TestExamples:
         assert (both.total, len(found), len(found.refined)) == (24, 24, 22)
         assert skillpack.fsck(store=store).findings == []
 
+    def test_another_version_that_is_on_the_model_stays_there(self, world, model, tokenizer, tmp_path):
+        store = tmp_path / "store"
+        skillpack.export("math", tmp_path / "math.tar", store=world.store)
+        skillpack.import_skill(tmp_path / "math.tar", store=store)
+        tuned = models.moved(world.base, tmp_path / "tuned", scale=0.2, seed=9, names="proj")
+        newer = skillpack.pack(world.base, tuned, "math", exact=True, store=store)
+        host = skillpack.host(model, mode="overlay", store=store)
+        host.graft("math@1")
+        before = host.resident
+        skillpack.add_examples("math@2", MATH[:8], model, tokenizer=tokenizer, store=store)
+        assert host.resident == before
+        host.load("math@2")
+        host.unload(f"math@{newer.digest}")
+        assert host.resident == before
+
     def test_those_of_another_base_or_layer_are_refused(self, world, model, tokenizer, tmp_path):
         other = models.llama(tmp_path / "other", seed=9, num_hidden_layers=4)
         with pytest.raises(WrongBaseError):

@@ -76,6 +76,25 @@ def test_skills_come_and_go(routed):
     assert ask(routed, MATH[20]).json()["model"] == "tiny+sums"
 
 
+def test_of_two_versions_of_a_skill_the_one_that_was_loaded_last_answers(world, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(world.store, store)
+    tuned = moved(world.base, tmp_path / "tuned", scale=0.2, seed=9, names="proj")
+    skillpack.pack(world.base, tuned, "math", exact=True, store=store)
+    for version in ("math@1", "math@2"):
+        skillpack.add_examples(version, MATH[:12], world.base, refined=False, store=store)
+    with (
+        running(world.base, ["math@1"], store=store, slots=2, router="prototype") as found,
+        httpx.Client(base_url=found.url, timeout=60) as client,
+    ):
+        assert ask(client, MATH[20]).json()["model"] == "tiny+math"
+        newer = {"lora_name": "another", "lora_path": "math@2"}
+        client.post("/v1/load_lora_adapter", json=newer).raise_for_status()
+        assert [ask(client, MATH[20]).json()["model"] for _ in range(3)] == ["tiny+another"] * 3
+        client.post("/v1/unload_lora_adapter", json={"lora_name": "another"}).raise_for_status()
+        assert ask(client, MATH[20]).json()["model"] == "tiny+math"
+
+
 @pytest.fixture(scope="module")
 def several(world, tmp_path_factory):
     """A server that gives every prompt its best two skills; styled can be loaded, which has a chat template."""
