@@ -5,8 +5,9 @@
 Every method writes files, is read back from them and the base alone, and is measured on the same held-out prompts by
 mean KL(tuned || compressed) of the answers' tokens (of the class, for the classifier). Bytes are those of all files.
 Our skills are measured as installed, in the fine-tune's dtype; the other methods unrounded in fp32. Methods that
-calibrate get the same 64 prompts that our calibrated skills learn from. What is in the results already is not measured
-again unless that is asked for, so that a run can be continued.
+calibrate get the same 64 prompts that our calibrated skills learn from. Of our skills it is also kept how many times
+the rate-distortion bound of their own squared error they take. What is in the results already is not measured again
+unless that is asked for, so that a run can be continued.
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ SHARES = (0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25)
 """Bytes of our skills, as shares of the fine-tune's."""
 CALIBRATED_SHARES = (0.004, 0.008, 0.03, 0.06)
 
-_Work = tuple[str, str, "Callable[[Path], tuple[int, float]]"]
-"""A method, its setting, and what writes and measures it in a folder: bytes and KL."""
+_Measured = tuple[int, float, dict[str, float]]
+"""Bytes, KL, and what else there is to say."""
+_Work = tuple[str, str, "Callable[[Path], _Measured]"]
+"""A method, its setting, and what writes and measures it in a folder."""
 
 
 def main() -> None:
@@ -72,9 +75,9 @@ def main() -> None:
                 old = [one for one in known["points"] if (one["method"], one["setting"]) == (method, setting)]
                 if old and not asked.again:
                     continue
-                size, kl = measure(work / "method")
+                size, kl, more = measure(work / "method")
                 shutil.rmtree(work / "method")
-                point = {"method": method, "setting": setting, "bytes": size, "kl": float(f"{kl:.4g}")}
+                point = {"method": method, "setting": setting, "bytes": size, "kl": float(f"{kl:.4g}"), **more}
                 known["points"] = [one for one in known["points"] if one not in old] + [point]
                 print(task, point, flush=True)
                 results.save("comparison", found, quiet=True)
@@ -87,7 +90,7 @@ def _works(pair: Pair, settings: Sequence[Baseline]) -> Iterator[_Work]:
         for rank in LORA_RANKS:
             yield LORA, f"rank {rank}", partial(_lora, pair, rank)
         for rate in DISTILLING_RATES:
-            yield BitDelta.name, f"distilled at {rate:g}", partial(distilled_bitdelta, pair, rate)
+            yield BitDelta.name, f"distilled at {rate:g}", partial(_distilled, pair, rate)
     moments = _Moments(pair)
     for method in settings:
         yield method.name, described(method), partial(_baseline, pair, method, moments)
@@ -116,25 +119,31 @@ class _Moments:
         return self._found
 
 
-def _skill(pair: Pair, share: float, folder: Path, *, calibrated: bool = False) -> tuple[int, float]:
+def _skill(pair: Pair, share: float, folder: Path, *, calibrated: bool = False) -> _Measured:
     size = round(share * (pair.tuned / WEIGHTS).stat().st_size)
     store, model = folder / "store", folder / "model"
     texts: dict[str, Any] = {"calibration": pair.calibration} if calibrated else {}
     packed = skillpack.pack(pair.base, pair.tuned, "skill", size=size, store=store, **texts)
     skillpack.install("skill", pair.base, output=model, store=store)
-    return skill_bytes(store, packed.digest), pair.yardstick.kl(pair.yardstick.load(model))
+    over = packed.over_bound
+    more = {} if over is None else {"over_bound": float(f"{over:.4g}")}
+    return skill_bytes(store, packed.digest), pair.yardstick.kl(pair.yardstick.load(model)), more
 
 
-def _lora(pair: Pair, rank: int, folder: Path) -> tuple[int, float]:
+def _lora(pair: Pair, rank: int, folder: Path) -> _Measured:
     extraction = LoraExtraction(pair.base, pair.tuned, rank, embedding=True)
     size = extraction.save(rank, folder)
-    return size, pair.yardstick.kl(extraction.load(folder))
+    return size, pair.yardstick.kl(extraction.load(folder)), {}
 
 
-def _baseline(pair: Pair, method: Baseline, moments: _Moments, folder: Path) -> tuple[int, float]:
+def _distilled(pair: Pair, rate: float, folder: Path) -> _Measured:
+    return *distilled_bitdelta(pair, rate, folder), {}
+
+
+def _baseline(pair: Pair, method: Baseline, moments: _Moments, folder: Path) -> _Measured:
     with torch.no_grad():
         size = method.save(pair.named_base, pair.tuned, folder, moments=moments())
-        return size, pair.yardstick.kl_with(pair.named_base, method.load(folder, pair.named_base))
+        return size, pair.yardstick.kl_with(pair.named_base, method.load(folder, pair.named_base)), {}
 
 
 def described(method: Baseline) -> str:

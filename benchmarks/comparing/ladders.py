@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from benchmarks.baselines.protocol import Baseline
 
-LORA_RANKS = (16, 64)
+LORA_RANKS = (4, 16, 32, 64, 128)
 DISTILLING_RATES = (1e-4, 1e-5)
 """Adam's rates for BitDelta's scales: the paper's, and one for deltas as small as those of short fine-tunes."""
 

@@ -3,7 +3,8 @@
     python -m benchmarks.comparing.table
 
 Prints Markdown from the figures that `benchmarks.comparison` has saved. Of each method and fine-tune the setting is
-shown at which it comes closest to us; our bytes at its divergence are read off the line between our own points.
+shown at which it comes closest to us; our bytes at its divergence are read off the line between our own points. Then
+come all skills, with how many times the rate-distortion bound of their own squared error they take.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    """Print the table."""
-    print("\n".join(table(results.load("comparison")["figures"])))
+    """Print both tables."""
+    figures = results.load("comparison")["figures"]
+    print("\n".join([*table(figures), "", *own(figures)]))
 
 
 def table(figures: dict[str, Any]) -> Iterator[str]:
@@ -64,6 +66,17 @@ def table(figures: dict[str, Any]) -> Iterator[str]:
             f"| {row.task} | {row.method} ({row.setting}) | {size / 1e6:.2f} MB | {kl:.2g} "
             f"| {_ours(row.plain, size)} | {_ours(row.calibrated, size)} |"
         )
+
+
+def own(figures: dict[str, Any]) -> Iterator[str]:
+    """The lines of the table of our skills."""
+    yield "| fine-tune | skill | its size | KL | times the bound |"
+    yield "|---|---|---|---|---|"
+    for task, found in sorted(figures["tasks"].items()):
+        skills = [point for point in found["points"] if point["method"] in {OURS, CALIBRATED}]
+        for point in sorted(skills, key=lambda point: (point["method"], point["bytes"])):
+            over = f"{point['over_bound']:.3g}" if "over_bound" in point else "-"
+            yield f"| {task} | {point['method']} | {point['bytes'] / 1e6:.2f} MB | {point['kl']:.2g} | {over} |"
 
 
 def all_rows(figures: dict[str, Any]) -> Iterator[Row]:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.baselines.catalogue import METHODS
 from benchmarks.comparing import curves, ladders, pairs
-from benchmarks.comparing.table import all_rows, table
+from benchmarks.comparing.table import all_rows, own, table
 from benchmarks.comparison import described
 from recipes.suite import SUITE
 from skillpack.checkpoint import open_checkpoint
@@ -30,6 +30,14 @@ def test_the_table_shows_where_another_method_is_strongest():
     *_, line = table(found)
     assert "DARE (strong) | 0.50 MB | 0.03 | 0.33 MB (0.67) | - |" in line
     assert len(list(table(found))) == 3
+
+
+def test_our_own_skills_are_listed_with_their_distance_from_the_bound():
+    found = figures(*OURS, ("DARE", "weak", 9_000_000, 0.03))
+    found["tasks"]["cities"]["points"][0]["over_bound"] = 12.34
+    *_, smaller, larger = own(found)
+    assert smaller == "| cities | SkillPack | 0.10 MB | 0.1 | - |"
+    assert larger == "| cities | SkillPack | 1.00 MB | 0.01 | 12.3 |"
 
 
 def test_what_our_curve_does_not_reach_counts_as_strongest():
