@@ -236,46 +236,32 @@ def measured_pack(
         DataError: there are too few texts to learn from, as was asked for.
     """
 
-    def plain(step: float) -> tuple[Packed, Measured]:
-        packed = packer.coded_at(step)
+    def plain(step: float | None = None) -> tuple[Packed, Measured]:
+        packed = packer.pack() if step is None else packer.coded_at(step)
         return packed, candidates.measure(packed)
 
-    def opened(draft: Packed) -> torch.nn.Module:
+    def better(draft: Packed) -> tuple[Packed, Measured]:
+        """What learning makes of a pack that is not checked, or that pack itself where it does not help."""
+        step = draft.step
         with closing(draft.payload):
-            return candidates.opened(draft)
-
-    def refined(step: float, model: torch.nn.Module) -> tuple[Packed, Measured]:
+            model = candidates.opened(draft)
+        found = trials.measure(model)
         refine(packer, step, model, trials.tuned, batches=trials.lessons, rounds=rounds, progress=progress)
         try:
-            return plain(step)
+            packed, measured = plain(step)
         finally:
             packer.restore()
-
-    def attempt(step: float) -> tuple[Packed, Measured]:
-        return refined(step, opened(packer.coded_at(step, checked=False)))
+        if measured.kl < found.kl and (goal.size is None or packed.size <= goal.size):
+            return packed, measured
+        packed.payload.close()
+        return plain(None if goal.max_kl is None else step)
 
     trials, rounds = candidates.trials, _rounds(goal, candidates)
     if goal.max_kl is not None:
-        first, found = pack_within(packer.first_step(), goal.max_kl, plain)
-        if not rounds:
-            return first, found
-        second, better = pack_within(first.step, goal.max_kl, attempt)
-        improved = second.size < first.size
-        (first if improved else second).payload.close()
-        return (second, better) if improved else (first, found)
-    if not rounds:
-        first = packer.pack()
-        return first, candidates.measure(first)
-    # What will most likely not be kept need not be checked.
-    draft = packer.pack(checked=False)
-    model = opened(draft)
-    found = trials.measure(model)
-    second, better = refined(draft.step, model)
-    if better.kl < found.kl and (goal.size is None or second.size <= goal.size):
-        return second, better
-    second.payload.close()
-    first = packer.pack()
-    return first, candidates.measure(first)
+        # What will most likely not be kept need not be checked.
+        attempt = (lambda step: better(packer.coded_at(step, checked=False))) if rounds else plain
+        return pack_within(packer.first_step(), goal.max_kl, attempt)
+    return better(packer.pack(checked=False)) if rounds else plain()
 
 
 def _rounds(goal: Goal, candidates: Candidates) -> int:
