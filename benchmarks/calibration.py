@@ -1,12 +1,13 @@
 """What calibration texts are worth: skills of the same bytes that learned from different texts, or from none.
 
-    python -m benchmarks.calibration [--task city-facts] [--size 2] [--again]
+    python -m benchmarks.calibration [--task few-city-facts] [--long] [--size 2] [--again]
 
-SmolLM2-135M-Instruct fine-tuned to write numbers in Spanish (or another task of the suite). The texts are prompts of
-the task that are neither trained nor measured, 8 to 512 of them, or 64 of another task; a quarter of them only decides
-whether what was learned is kept. What is in the results already is not measured again unless that is asked for, so that
-a run can be continued. With 64 of them the parts of what is learned stand alone as well: the sensitivity of
-tensors by either metric, and errors of rounding that cancel out. Measured on held-out answers, up to 150.
+SmolLM2-135M-Instruct, shortly fine-tuned to write numbers in Spanish or for another task; with `--long` as in
+`benchmarks.comparison`. The texts are prompts of the task that are neither trained nor measured, 8 to 512 of them, or
+64 of another task; a quarter of them only decides whether what was learned is kept. What is in the results already is
+not measured again unless that is asked for, so that a run can be continued. With 64 of them the parts of what is
+learned stand alone as well: the sensitivity of tensors by either metric, and errors of rounding that cancel out.
+Measured on held-out answers, up to 150.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from benchmarks.comparing.pairs import chats
 from benchmarks.folders import scratch, skill_bytes
 from recipes.finetune import CLASSIFIER, fine_tune
 from recipes.models import smollm2
-from recipes.suite import SUITE
+from recipes.suite import COURSE, SUITE
 from recipes.tasks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from recipes.finetune import Recipe
     from skillpack.texts import Sample
 
 HELD_OUT = 150
@@ -64,31 +66,41 @@ class Lesson(NamedTuple):
 def main() -> None:
     """Measure and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", choices=sorted(set(SUITE) - {CLASSIFIER}), default="spanish-numbers")
+    parser.add_argument("--task", choices=sorted((set(SUITE) | set(COURSE)) - {CLASSIFIER}), default="spanish-numbers")
+    parser.add_argument("--long", action="store_true", help="the fine-tune of benchmarks.comparison")
     parser.add_argument("--size", type=float, default=2.0, help="of the skills, MB")
     parser.add_argument("--again", action="store_true", help="measure again what has been measured before")
     asked = parser.parse_args()
-    arguments = "" if asked.task == "spanish-numbers" else f"--task {asked.task} --size {asked.size:g}"
-    name = "calibration" if not arguments else f"calibration-{asked.task}"
+    recipes = SUITE if asked.long else COURSE
+    if asked.task not in recipes:
+        parser.error(f"there is no {'long' if asked.long else 'short'} fine-tune for {asked.task}")
+    recipe = recipes[asked.task]
+    arguments = f"--task {asked.task} {'--long ' if asked.long else ''}--size {asked.size:g}"
+    name = f"calibration-{asked.task}-{recipe.steps}"
     held_out = chats(TASKS[asked.task].held_out()[:HELD_OUT])
     own, (foreign, count) = chats(TASKS[asked.task].calibration()), FOREIGN
     lessons = [Lesson("none", None)]
     lessons += [Lesson(f"{len(own[:most])} of its kind", own[:most]) for most in COUNTS if most / 2 < len(own)]
     lessons.append(Lesson(f"{count} of {foreign}", chats(TASKS[foreign].calibration()[:count])))
-    lessons += [Lesson(f"{ALONE} of its kind, {name}", own[:ALONE], options) for name, options in PARTS.items()]
-    figures: dict[str, Any] = {"task": asked.task, "held_out_answers": len(held_out), "skills": []}
+    lessons += [Lesson(f"{ALONE} of its kind, {part}", own[:ALONE], options) for part, options in PARTS.items()]
+    figures: dict[str, Any] = {
+        "task": asked.task,
+        "steps": recipe.steps,
+        "held_out_answers": len(held_out),
+        "skills": [],
+    }
     with suppress(FileNotFoundError):
         figures = figures if asked.again else results.load(name)["figures"]
     for lesson in lessons:
         if any(skill["texts"] == lesson.name for skill in figures["skills"]):
             continue
         with scratch() as work:
-            figures["skills"].append(_skill(work, asked.task, round(1e6 * asked.size), lesson, held_out))
+            figures["skills"].append(_skill(work, recipe, round(1e6 * asked.size), lesson, held_out))
         results.save(name, figures, module="calibration", arguments=arguments, machine=True, quiet=True)
 
 
-def _skill(work: Path, task: str, size: int, lesson: Lesson, held_out: Sequence[Sample]) -> dict[str, Any]:
-    base, tuned, store = smollm2(), fine_tune(SUITE[task]), work / "store"
+def _skill(work: Path, recipe: Recipe, size: int, lesson: Lesson, held_out: Sequence[Sample]) -> dict[str, Any]:
+    base, tuned, store = smollm2(), fine_tune(recipe), work / "store"
     start = time.perf_counter()
     packed = skillpack.pack(base, tuned, "skill", size=size, store=store, **_texts(lesson))
     seconds = time.perf_counter() - start
