@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.comparing.pairs import chats
 from benchmarks.unrelated import messages
-from recipes.finetune import CLASSIFIER, fine_tune
+from recipes.finetune import fine_tune
 from recipes.models import minilm, smollm2
-from recipes.suite import COURSE, SUITE
+from recipes.suite import COURSE
 from recipes.tasks import TASKS, drug_reviews
 from recipes.tasks.numbers import LANGUAGES
 from recipes.tasks.task import shuffled
@@ -45,7 +44,7 @@ class Learned:
     """A task of a sequence, with what is needed to learn it again in another way.
 
     Attributes:
-        task: texts and score; its training texts are in the order in which the expert saw them.
+        task: texts and score.
         training: how the expert was trained.
         constant: its learning rate stays, and does not fall to zero.
         calibration: texts that are neither trained nor measured, for methods that calibrate.
@@ -58,17 +57,28 @@ class Learned:
     calibration: Sequence[Sample]
     recipe: Recipe | None = None
 
+    @property
+    def key(self) -> str:
+        """Digest of all that decides what is learned and measured; hexadecimal."""
+        return _digest([self.task.key, asdict(self.training), self.constant])
+
     @cached_property
     def expert(self) -> Path:
         """Folder of the fine-tune of the base on this task alone, trained once per machine."""
         if self.recipe is not None:
             return fine_tune(self.recipe)
-        folder = cache_dir() / "tuned" / f"{self.task.name}-{self.training.steps}-{self.task.key[:10]}"
+        folder = cache_dir() / "tuned" / f"{self.task.name}-{self.training.steps}-{self.key[:10]}"
         if not folder.is_dir():
             part = folder.with_name(f"{folder.name}.part")
             train(minilm(), self.task.training, part, self.training, classes=True)
             part.rename(folder)
         return folder
+
+    @cached_property
+    def seen(self) -> list[Sample]:
+        """The training texts in the order in which the expert saw them, some more than once if it did."""
+        samples = self.task.training
+        return samples if self.recipe is not None else [samples[place] for place in self.training.order(len(samples))]
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,11 @@ class Course:
     @property
     def key(self) -> str:
         """Digest of all that decides what is learned and measured; hexadecimal."""
-        decisive = [[one.task.key, asdict(one.training), one.constant] for one in self.tasks]
-        return hashlib.sha256(json.dumps([self.name, decisive], sort_keys=True).encode()).hexdigest()
+        return _digest([self.name, [[one.task.key, asdict(one.training), one.constant] for one in self.tasks]])
+
+
+def _digest(decisive: Any) -> str:
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def courses(held_out: int = HELD_OUT) -> dict[str, Course]:
@@ -113,7 +126,7 @@ def courses(held_out: int = HELD_OUT) -> dict[str, Course]:
     language = Course("smollm2", smollm2(), tuple(_chat(name, score, held_out) for name, score in scores.items()))
     return {
         language.name: language,
-        "minilm": Course("minilm", minilm(), (_reviews(held_out), _messages(held_out), _divisions(held_out))),
+        "minilm": Course("minilm", minilm(), (_reviews(held_out), _messages(held_out), _money(held_out))),
     }
 
 
@@ -130,14 +143,11 @@ def _chat(name: str, score: str, held_out: int) -> Learned:
 
 
 def _reviews(held_out: int) -> Learned:
-    """Whether a review of a drug is positive; its expert is the recipes' own."""
-    recipe = SUITE[CLASSIFIER]
+    """Whether a review of a drug is positive."""
     train_set, test = (
         [Sample(text=review.text, label=review.label) for review in drug_reviews(split)] for split in ("Train", "Test")
     )
-    training = Training(steps=recipe.steps, batch=recipe.batch, learning_rate=recipe.learning_rate, max_tokens=96)
-    task = Task(CLASSIFIER, train_set, test[:held_out])
-    return Learned(task, training, constant=False, calibration=test[held_out:], recipe=recipe)
+    return _classified("drug-reviews", 200, test[:held_out], test[held_out:][:_CALIBRATION], train_set)
 
 
 def _messages(held_out: int) -> Learned:
@@ -147,20 +157,26 @@ def _messages(held_out: int) -> Learned:
     samples = shuffled(
         Sample(text=text, label=name) for name, texts in known.items() for text in sorted(texts) if count[text] == 1
     )
-    return _classified("message-languages", samples, held_out)
+    return _split("message-languages", 400, samples, held_out)
 
 
-def _divisions(held_out: int) -> Learned:
-    """Whether a word problem is solved with a division."""
+def _money(held_out: int) -> Learned:
+    """Whether the solution of a word problem counts dollars."""
     samples = shuffled(
-        Sample(text=row["question"], label="division" if re.search("<<[^>]*/", row["answer"]) else "no division")
+        Sample(text=row["question"], label="money" if "$" in row["answer"] else "no money")
         for row in word_problem_rows()
     )
-    return _classified("divisions", samples, held_out)
+    return _split("money-problems", 100, samples, held_out)
 
 
-def _classified(name: str, samples: Sequence[Sample], held_out: int) -> Learned:
+def _split(name: str, steps: int, samples: Sequence[Sample], held_out: int) -> Learned:
     """A task of labelled texts: the first of them are measured, the next ones calibrate, and the others are trained."""
-    test, rest, train_set = samples[:held_out], samples[held_out:][:_CALIBRATION], samples[held_out + _CALIBRATION :]
-    training = Training(steps=100, batch=16, learning_rate=3e-4, max_tokens=96)
-    return Learned(Task(name, train_set, test), training, constant=False, calibration=rest)
+    rest = samples[held_out:]
+    return _classified(name, steps, samples[:held_out], rest[:_CALIBRATION], rest[_CALIBRATION:])
+
+
+def _classified(
+    name: str, steps: int, test: Sequence[Sample], calibration: Sequence[Sample], train_set: Sequence[Sample]
+) -> Learned:
+    training = Training(steps=steps, batch=16, learning_rate=1e-4, max_tokens=96)
+    return Learned(Task(name, list(train_set), list(test)), training, constant=False, calibration=calibration)

@@ -1,9 +1,9 @@
 """One model learns task after task: nothing is done about forgetting, or what a subclass does.
 
 Sequential fine-tuning is the baseline that all work on continual learning starts from. Every task is trained as its
-expert is: the same samples in the same order, steps, rates and seed; only the start is the model that the task before
-left, so that the first one's model is its expert. Classifiers keep a head of their own for each task, and are told
-which to use.
+expert is: the same samples in the same order, steps, rates and seed (of dropout as well); only the start is the model
+that the task before left, so that the first one's model is its expert. Classifiers keep a head of their own for each
+task, and are told which to use.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.continual_baselines.protocol import Opened, Result, measured
@@ -22,8 +23,6 @@ from skillpack.live.models import open_model
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    import torch
 
     from benchmarks.continual_baselines.protocol import Cache, Row
     from benchmarks.continual_tasks import Course, Learned
@@ -80,11 +79,13 @@ class Sequential:
 
     def _train(self, course: Course, before: Path, learned: Learned, folder: Path) -> None:
         labels = [one.label for one in learned.task.training if one.label is not None] if course.classes else None
-        is_expert = not self._seen and not course.classes and self.share == 1
+        is_expert = not self._seen and self.share == 1
         start = before / _ENCODER if course.classes and self._seen else before
         tuner = FineTune(learned.expert if is_expert else start, labels, learned.training)
-        for place, batch in enumerate([] if is_expert else self.batches(learned)):
-            tuner.step(self.loss(tuner, batch, place), rate(learned, place, self._steps(learned)))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(learned.training.seed)
+            for place, batch in enumerate([] if is_expert else self.batches(learned)):
+                tuner.step(self.loss(tuner, batch, place), rate(learned, place, self._steps(learned)))
         self.end(tuner, course, learned, folder)
         tuner.save(folder)
         if course.classes:
@@ -98,11 +99,8 @@ class Sequential:
 
     def batches(self, learned: Learned) -> Sequence[Sequence[Sample]]:
         """The expert's batches."""
-        size, samples = learned.training.batch, learned.task.training
-        return [
-            [samples[at % len(samples)] for at in range(place * size, (place + 1) * size)]
-            for place in range(self._steps(learned))
-        ]
+        size = learned.training.batch
+        return [learned.seen[place * size : (place + 1) * size] for place in range(self._steps(learned))]
 
     def loss(self, tuner: FineTune, batch: Sequence[Sample], place: int) -> torch.Tensor:
         """What is minimised."""

@@ -84,6 +84,15 @@ class Training:
         """Steps that so many samples take."""
         return self.steps or self.epochs * math.ceil(samples / self.batch)
 
+    def order(self, samples: int) -> list[int]:
+        """Places of so many samples as steps see them: all of them once, shuffled, before any comes again."""
+        count = self.steps_for(samples) * self.batch
+        random = torch.Generator().manual_seed(self.seed)
+        found: list[int] = []
+        while len(found) < count:
+            found += torch.randperm(samples, generator=random).tolist()
+        return found[:count]
+
 
 class FineTune:
     """A model that learns, step by step.
@@ -189,7 +198,7 @@ def fine_tune(
     """
     tuner = FineTune(base, _labels(samples) if classes else None, training)
     steps = training.steps_for(len(samples))
-    order = _order(len(samples), steps * training.batch, training.seed)
+    order = training.order(len(samples))
     warm_up = min(10, max(1, steps // 10))
     sizes = [text_bytes(sample) for sample in samples]
     stage = Stage(progress, "training", sum(sizes[place] for place in order))
@@ -201,15 +210,6 @@ def fine_tune(
             tuner.step(tuner.loss([samples[place] for place in places]), share)
             stage.advance(sum(sizes[place] for place in places))
     tuner.save(folder)
-
-
-def _order(samples: int, count: int, seed: int) -> list[int]:
-    """So many places of samples, all of them once before any comes again."""
-    random = torch.Generator().manual_seed(seed)
-    found: list[int] = []
-    while len(found) < count:
-        found += torch.randperm(samples, generator=random).tolist()
-    return found[:count]
 
 
 def text_bytes(sample: Sample) -> int:
