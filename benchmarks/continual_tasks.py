@@ -58,16 +58,16 @@ class Learned:
     recipe: Recipe | None = None
 
     @property
-    def key(self) -> str:
-        """Digest of all that decides what is learned and measured; hexadecimal."""
-        return _digest([self.task.key, asdict(self.training), self.constant])
+    def decisive(self) -> list[Any]:
+        """All that decides what is learned and measured; JSON."""
+        return [self.task.key, asdict(self.training), self.constant]
 
     @cached_property
     def expert(self) -> Path:
         """Folder of the fine-tune of the base on this task alone, trained once per machine."""
         if self.recipe is not None:
             return fine_tune(self.recipe)
-        folder = cache_dir() / "tuned" / f"{self.task.name}-{self.training.steps}-{self.key[:10]}"
+        folder = cache_dir() / "tuned" / f"{self.task.name}-{self.training.steps}-{_digest(self.decisive)[:10]}"
         if not folder.is_dir():
             part = folder.with_name(f"{folder.name}.part")
             train(minilm(), self.task.training, part, self.training, classes=True)
@@ -103,7 +103,7 @@ class Course:
     @property
     def key(self) -> str:
         """Digest of all that decides what is learned and measured; hexadecimal."""
-        return _digest([self.name, [[one.task.key, asdict(one.training), one.constant] for one in self.tasks]])
+        return _digest([self.name, [one.decisive for one in self.tasks]])
 
 
 def _digest(decisive: Any) -> str:
