@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from skillpack.tensors import Doubles, Floats
 
-_WITHOUT_FLOAT64: Final = ("mps",)
+SINGLE_PRECISION: Final = ("mps",)
+"""Devices without float64."""
 
 
 def principal(blocks: Iterable[Floats], length: int, device: str = "cpu") -> tuple[Doubles, Doubles]:
@@ -36,8 +37,8 @@ def principal(blocks: Iterable[Floats], length: int, device: str = "cpu") -> tup
     """
     import torch
 
-    single = device.partition(":")[0] in _WITHOUT_FLOAT64
-    with _enough_memory(f"the Gram matrix of {length:,} columns", device):
+    single = device.partition(":")[0] in SINGLE_PRECISION
+    with enough_memory(f"the Gram matrix of {length:,} columns", device):
         gram = torch.zeros((length, length), dtype=torch.float64, device="cpu" if single else device)
         for block in blocks:
             # A copy of torch's own: the order in which sums are taken may depend on where in memory things are.
@@ -58,14 +59,19 @@ def in_coordinates(blocks: Iterable[Floats], vectors: Floats, device: str = "cpu
     """
     import torch
 
-    with _enough_memory(f"a projection on {vectors.shape[1]:,} directions", device):
+    with enough_memory(f"a projection on {vectors.shape[1]:,} directions", device):
         directions = torch.tensor(vectors, dtype=torch.float32, device=device)
         for block in blocks:
             yield (torch.tensor(block, device=device) @ directions).cpu().numpy()
 
 
 @contextmanager
-def _enough_memory(what: str, device: str) -> Iterator[None]:
+def enough_memory(what: str, device: str) -> Iterator[None]:
+    """Say what a device had too little memory for.
+
+    Raises:
+        SkillPackError: within the block it had.
+    """
     import torch
 
     try:

@@ -25,6 +25,7 @@ from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.gram import in_coordinates, principal
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.protocol import Analysis, Cost, DeltaFactors, Encoding, Layout, Parameters
+from skillpack.codecs.subspace import strongest
 from skillpack.errors import DamagedSkillError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _BLOCK: Final = 1 << 21
 """Elements of a matrix that are worked on at a time."""
 _CHUNK: Final = 1 << 22
 """Symbols after which the next ones go into a chunk of their own, so that not all need be in memory at once."""
+_LARGE: Final = 2048
+"""Shorter sides from which on not all singular vectors are found, if few are wanted."""
 _INNER_BITS: Final = 8
 _MAX_CLASS: Final = 80
 _EXACT_SUMS: Final = 2**53
@@ -96,10 +99,14 @@ class LowRank:
     name: str = "lowrank"
 
     def analyse(self, delta: Floats, finest: float) -> Analysis:
-        """Singular vectors and values of the columns that `finest` would keep, by the Gram matrix in float64."""
-        spectrum, vectors = _eigen(delta, self.device)
-        energies = _row_energies(delta)
-        size = int((spectrum > self._threshold(delta.shape, finest)).sum())
+        """Singular vectors and values of the columns that `finest` would keep.
+
+        By the Gram matrix in float64; of a large matrix, of which few columns are kept, by subspace iteration. Then the
+        other singular values are not known, and what they are together is taken for spread evenly.
+        """
+        energies, threshold = _row_energies(delta), self._threshold(delta.shape, finest)
+        spectrum, vectors = _eigen(delta, energies, threshold, self.device)
+        size = int((spectrum > threshold).sum())
         values, near = spectrum[:size], vectors[:, :size]
         far = _project(delta, near, values, self.device)
         left, right = (far, near) if delta.shape[0] >= delta.shape[1] else (near, far)
@@ -314,15 +321,31 @@ def rank(parameters: Mapping[str, Any]) -> int:
     return int(sum(parameters["columns"]))
 
 
-def _eigen(delta: Floats, device: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Singular values, descending, and the singular vectors of the shorter side of a matrix."""
+def _eigen(delta: Floats, energies: Doubles, threshold: float, device: str) -> tuple[Doubles, Doubles]:
+    """Singular values, descending, and the singular vectors of the shorter side of a matrix, as far as they are known.
+
+    Args:
+        delta: the matrix.
+        energies: squared norms of its rows.
+        threshold: which singular values are wanted.
+        device: torch device that does the work.
+    """
     rows, columns = delta.shape
-    size = max(1, _BLOCK // min(rows, columns))
-    pieces = (
-        delta[first : first + size] if rows >= columns else delta[:, first : first + size].T
-        for first in range(0, max(rows, columns), size)
-    )
-    return principal(pieces, min(rows, columns), device)
+    length, size = min(rows, columns), max(1, _BLOCK // min(rows, columns))
+
+    def pieces() -> Iterator[Floats]:
+        for first in range(0, max(rows, columns), size):
+            yield delta[first : first + size] if rows >= columns else delta[:, first : first + size].T
+
+    norm = math.sqrt(float(energies.sum()))
+    if length >= _LARGE and 0 < threshold < norm < math.inf:
+        # In single precision squares of what is not scaled could overflow.
+        found = strongest(lambda: (piece / norm for piece in pieces()), length, threshold / norm, device)
+        if found is not None:
+            values, others = norm * found.values, length - found.values.size
+            left = max(0.0, norm**2 - _energy(values))
+            return np.append(values, np.full(others, min(math.sqrt(left / others), threshold))), found.vectors
+    return principal(pieces(), length, device)
 
 
 def _row_energies(delta: Floats) -> Doubles:

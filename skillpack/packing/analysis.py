@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from skillpack.codecs.protocol import Analysis, LossyCodec
     from skillpack.tensors import Floats
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 """Raised whenever an analysis of the same delta comes out differently."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -54,7 +55,7 @@ class Unfinished:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self.kept = folder is not None
-        self._left = set() if folder is None else {path.stem for path in folder.glob(f"*{_ENDING}")}
+        self._left = set() if folder is None else {path.name.partition(".")[0] for path in folder.glob(f"*{_ENDING}")}
         self._resumed: set[str] = set()
         self._checked = {} if folder is None else _read_checked(folder / _CHECKED)
         self._skipped: set[str] = set()
@@ -70,24 +71,27 @@ class Unfinished:
 
         Args:
             key: of the tensor and all that its analyses depend on.
-            finest: for which step they must have been made; for an infinite one, which asks for no columns, any will
-                do.
+            finest: for which step they must have been made.
         """
         if self._folder is None:
             return None
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            found = _read(self._folder / f"{key}{_ENDING}", key)
-            if found is not None and finest in {found[0], np.inf}:
+            found = _read(self._folder / _file_name(key, finest), key)
+            if found is not None and finest == found[0]:
                 self._resumed |= {key} & self._left
                 return found[1]
         return None
 
     def keep(self, key: str, finest: float, analyses: Sequence[Analysis]) -> list[Analysis]:
-        """Put analyses of a tensor, in place of earlier ones, into a file and return them mapped from there."""
+        """Put analyses of a tensor, in place of earlier ones, into a file and return them mapped from there.
+
+        Those for an infinite step, which hold no vectors, have a file of their own: a spectrum that is known as a whole
+        is not to be had from the others.
+        """
         if self._folder is not None:
             # No room or no permission there: then this tensor is analysed again after an interruption.
             with contextlib.suppress(OSError):
-                path = self._folder / f"{key}{_ENDING}"
+                path = self._folder / _file_name(key, finest)
                 _write(path, {"key": key, "finest": float(finest).hex()}, analyses)
                 self._left.discard(key)
                 return _mapped(path)[1]
@@ -160,6 +164,10 @@ def _remove_empty(*folders: Path) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
+
+
+def _file_name(key: str, finest: float) -> str:
+    return f"{key}{'' if math.isfinite(finest) else '.spectrum'}{_ENDING}"
 
 
 def _digest(line: str) -> str:
