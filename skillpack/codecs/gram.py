@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from skillpack.tensors import Doubles, Floats
 
-SINGLE_PRECISION: Final = ("mps",)
-"""Devices without float64."""
+_WITHOUT_FLOAT64: Final = ("mps",)
 
 
 def principal(blocks: Iterable[Floats], length: int, device: str = "cpu") -> tuple[Doubles, Doubles]:
@@ -37,7 +36,7 @@ def principal(blocks: Iterable[Floats], length: int, device: str = "cpu") -> tup
     """
     import torch
 
-    single = device.partition(":")[0] in SINGLE_PRECISION
+    single = device.partition(":")[0] in _WITHOUT_FLOAT64
     with enough_memory(f"the Gram matrix of {length:,} columns", device):
         gram = torch.zeros((length, length), dtype=torch.float64, device="cpu" if single else device)
         for block in blocks:

@@ -15,9 +15,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy as np
-
-from skillpack.codecs.gram import SINGLE_PRECISION, enough_memory
+from skillpack.codecs.gram import enough_memory, in_coordinates, principal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -102,14 +100,9 @@ def _turned(
             piece = torch.tensor(block, dtype=torch.float32, device=device)
             image.addmm_(piece.T, piece @ subspace)
         subspace = torch.linalg.qr(image).Q
-    single = device.partition(":")[0] in SINGLE_PRECISION
-    gram = torch.zeros(subspace.shape[1], subspace.shape[1], dtype=torch.float64, device="cpu" if single else device)
-    for block in blocks():
-        product = torch.tensor(block, dtype=torch.float32, device=device) @ subspace
-        gram += (product.T @ product).cpu() if single else product.double().T @ product.double()
-    squares, directions = torch.linalg.eigh(gram)
-    values = np.sqrt(squares.flip(0).clamp_min(0).cpu().numpy())
-    return values, subspace @ directions.flip(1).to(subspace.device, torch.float32)
+    products = in_coordinates(blocks(), subspace.cpu().numpy(), device)
+    values, directions = principal(products, subspace.shape[1], device)
+    return values, subspace @ torch.tensor(directions, dtype=torch.float32, device=device)
 
 
 def _size_for(values: Doubles, threshold: float) -> int:
