@@ -240,12 +240,15 @@ def _continual() -> Iterator[_Row]:
 
 
 def _logits() -> Iterator[_Row]:
-    found, command = _figures("logits-spanish-numbers")
-    kept = found["recovered"]
-    alone, dynamic = (_percent(kept[name]["share"], 0) for name in ("small with the skill", "dynamic"))
-    right = f"{found['answers']['dynamic']['right']} of {found['prompts']} answers right"
-    figure = f"{dynamic} of its own fine-tune's gain in nats ({alone} the small model alone), {right}"
-    yield "A half-size sibling's skill on SmolLM2 by dynamic logit fusion", figure, command
+    for task in ("spanish-numbers", "word-problems"):
+        found, command = _figures(f"logits-{task}")
+        kept = found["recovered"]
+        alone, dynamic = (_percent(kept[name]["share"], 0) for name in ("small with the skill", "dynamic"))
+        worse = "worse than the base alone, " if kept["dynamic"]["share"] < 0 else ""
+        right = f"{found['answers']['dynamic']['right']} of {found['prompts']} answers right"
+        figure = f"{worse}{dynamic} of its own fine-tune's gain in nats ({alone} the small model alone), {right}"
+        what = f"A half-size sibling's skill ({task.replace('-', ' ')}) on SmolLM2 by dynamic logit fusion"
+        yield what, figure, command
 
 
 def _share(found: dict[str, Any]) -> str:
