@@ -38,13 +38,15 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=sorted(SHORT | SUITE), help="names of fine-tunes")
     parser.add_argument("--long", action="store_true", help="the fine-tunes of benchmarks.comparison")
     given = parser.parse_args()
+    recipes = SUITE if given.long else SHORT
+    if missing := sorted(set(given.tasks or ()) - set(recipes)):
+        parser.error(f"there is no {'long' if given.long else 'short'} fine-tune for {', '.join(missing)}")
     try:
         found = results.load("goals")["figures"]
     except FileNotFoundError:
         found = {}
-    for task, recipe in (SUITE if given.long else SHORT).items():
-        if given.tasks and task not in given.tasks:
-            continue
+    for task in given.tasks or recipes:
+        recipe = recipes[task]
         key = f"{task}, {recipe.steps} steps"
         known = found.setdefault(key, {"sizes": [], "divergences": []})
         with scratch() as work:

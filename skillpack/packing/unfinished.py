@@ -1,10 +1,11 @@
 """What an interrupted pack leaves, so that the next one need not analyse and check the same tensors again.
 
-Each tensor's analysis is one file in the pack's own folder, written under a temporary name and renamed; the process
-maps it instead of a temporary file, so that this takes no more room. Nothing is synced and nothing is trusted: a file
-whose checksum is wrong, after a power loss say, is as good as none. That a tensor which was coded has been decoded and
-compared is a line of another file. The folder goes when the pack succeeds. Only one
-process at a time uses it; another pack of the same models spools to temporary files and leaves nothing.
+Each tensor's analysis is one file in the pack's own folder, its spectrum alone another where that was asked for,
+written under a temporary name and renamed; the process maps it instead of a temporary file, so that this takes no more
+room. Nothing is synced and nothing is trusted: a file whose checksum is wrong, after a power loss say, is as good as
+none. That a tensor which was coded has been decoded and compared is a line of another file. The folder goes when the
+pack succeeds. Only one process at a time uses it; another pack of the same models spools to temporary files and leaves
+nothing.
 """
 
 from __future__ import annotations
