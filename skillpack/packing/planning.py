@@ -252,7 +252,7 @@ class LossyPlan:
         """
         self.entries = None
         # Embeddings are easily overpaid, and being right on average is of no use to them.
-        if not math.isfinite(finest) or len(self.analyses) > 1 or self.is_table:
+        if not math.isfinite(finest) or self.is_table:
             return
         analysis = {**self.analyses[0][1], **spool(mean_squares(values.__getitem__, values.shape)), DELTA: values}
         if self._best_by_entries(analysis, finest) is not None:
@@ -298,14 +298,14 @@ class LossyPlan:
     def encode(self, step: float) -> tuple[str, Encoding]:
         """Codec and encoding at a step."""
         step *= self.fineness
-        if self.entries is not None:
-            best = self._best_by_entries(self.entries, step)
-            if best is not None:
-                return best.name, best.encode(self.entries, step, self.seed)
+        best = None if self.entries is None else self._best_by_entries(self.entries, step)
         offers = [
             (codec.name, codec.encode(analysis, min(step, limit), self.seed))
             for codec, analysis, limit in self._current()
+            if best is None or not isinstance(codec, LowRank)
         ]
+        if best is not None and self.entries is not None:
+            offers.append((best.name, best.encode(self.entries, step, self.seed)))
         if len(offers) == 1:
             return offers[0]
         costs = [Cost(offer.distortion, 8 * count_all(offer.chunks()).size()) for _, offer in offers]

@@ -4,97 +4,21 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import skillpack
+from recipes.stacks import STACKED, STEPS, Stacked, train
 from skillpack.checkpoint import open_checkpoint
 from skillpack.kinds import by_kind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-STEPS = 40
-
-
-def chains(steps: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Sequences in which each number follows from the one before."""
-    import torch
-
-    random = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        row = [torch.randint(0, 61, (16,), generator=random)]
-        while len(row) < 16:
-            row.append((5 * row[-1] + 3) % 61)
-        numbers = torch.stack(row, dim=1)
-        yield {"input_ids": numbers, "labels": numbers}
-
-
-def pictures(steps: int, seed: int) -> Iterator[dict[str, Any]]:
-    """One of four patterns each, under noise."""
-    import torch
-
-    patterns = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(9))
-    random = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        labels = torch.randint(0, 4, (32,), generator=random)
-        yield {
-            "pixel_values": 0.5 * patterns[labels] + torch.randn(32, 3, 16, 16, generator=random),
-            "labels": labels,
-        }
-
-
-def mixtral() -> Any:
-    from transformers import MixtralConfig, MixtralForCausalLM
-
-    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
-    return MixtralForCausalLM(MixtralConfig(**sizes, **heads))
-
-
-def gpt_oss() -> Any:
-    from transformers import GptOssConfig, GptOssForCausalLM
-
-    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
-    return GptOssForCausalLM(GptOssConfig(**sizes, **heads))
-
-
-def resnet() -> Any:
-    from transformers import ResNetConfig, ResNetForImageClassification
-
-    sizes = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}
-    return ResNetForImageClassification(ResNetConfig(**sizes, layer_type="basic", num_labels=4))
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, what it learns, how it is saved, and what its largest tensors are called.
-
-    Attributes:
-        stacks: end of the names of tensors with three or four axes; None where experts are stored one by one.
-    """
-
-    make: Callable[[], Any]
-    batches: Callable[[int, int], Iterator[dict[str, Any]]]
-    saving: dict[str, Any]
-    stacks: tuple[str, ...] | None
-
-
-CASES = {
-    "mixtral-fused": Case(mixtral, chains, {"save_original_format": False}, ("gate_up_proj", "down_proj")),
-    "mixtral": Case(mixtral, chains, {}, None),
-    "gpt-oss": Case(gpt_oss, chains, {}, ("gate_up_proj", "down_proj")),
-    "resnet": Case(resnet, pictures, {}, ("convolution.weight",)),
-}
 
 
 @dataclass(frozen=True)
 class Pair:
     """A base and its fine-tune, as folders, and how to judge a third folder."""
 
-    case: Case
+    case: Stacked
     base: Any
     tuned: Any
     kind: type
@@ -114,25 +38,15 @@ class Pair:
             return sum(float(model(**batch).loss) for batch in self.case.batches(4, 1)) / 4
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=STACKED)
 def pair(request, tmp_path_factory):
-    """Start a model at random, train it a little, and keep both."""
-    import torch
+    """A model that has learned a little, and what it started from."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    case, folder = CASES[request.param], tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(0)
-    model = case.make()
-    model.save_pretrained(folder / "base", **case.saving)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for batch in case.batches(STEPS, 0):
-        model(**batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(folder / "tuned", **case.saving)
-    yield Pair(case, folder / "base", folder / "tuned", type(model))
+    case, folder = STACKED[request.param], tmp_path_factory.mktemp(request.param)
+    base, tuned = train(case, folder)
+    yield Pair(case, base, tuned, type(case.make()))
     logging.enable_progress_bar()
     shutil.rmtree(folder)
 
@@ -170,24 +84,28 @@ def test_a_small_skill_keeps_the_gain_and_comes_off_without_a_trace(pair, room, 
 
 
 def test_stacks_are_written_by_the_codec_that_wins_and_the_table_shows_it(pair, room):
-    skillpack.pack(pair.base, pair.tuned, "small", quality=0.97, store=room / "store")
-    manifest = skillpack.show("small", store=room / "store").skill.manifest
-    if pair.case.stacks is None:
-        # Experts are stored one by one.
-        assert {len(entry.shape) for entry in manifest.tensors} <= {1, 2}
-        assert "tucker" not in {entry.main.codec for entry in manifest.tensors}
-        return
-    stacks = [
-        entry for entry in manifest.tensors if entry.name.endswith(pair.case.stacks) and 1 not in entry.shape[-1:]
-    ]
-    assert stacks
-    written = {entry.main.codec for entry in stacks}
-    assert "tucker" in written <= {"tucker", "lowrank"}
-    by_matrix = {"lowrank", "sparse", "exact", "direct", "lowrank+direct"}
-    assert {entry.main.codec for entry in manifest.tensors if len(entry.shape) == 2} <= by_matrix
-    kinds = [kind for kind in by_kind(manifest.tensors) if "tucker" in kind.codecs]
-    assert kinds
-    assert all(kind.ranks is not None and kind.ranks.low >= 1 for kind in kinds)
+    """Where noise is large what experts and positions have in common is said once; finer packs are about entries."""
+    for quality, expected in ((0.9, {"tucker"}), (0.99, {"direct", "lowrank+direct", "lowrank"})):
+        skillpack.pack(pair.base, pair.tuned, "small", quality=quality, store=room / "store")
+        manifest = skillpack.show("small", store=room / "store").skill.manifest
+        matrices = [entry for entry in manifest.tensors if len(entry.shape) == 2]
+        assert "tucker" not in {entry.main.codec for entry in matrices}
+        if pair.case.stacks is None:
+            # Experts are stored one by one.
+            assert {len(entry.shape) for entry in manifest.tensors} <= {1, 2}
+            continue
+        stacks = [
+            entry for entry in manifest.tensors if entry.name.endswith(pair.case.stacks) and 1 not in entry.shape[-1:]
+        ]
+        assert stacks
+        written = {entry.main.codec for entry in stacks}
+        assert written <= expected
+        assert written != {"lowrank"}
+        kinds = [kind for kind in by_kind(manifest.tensors) if written & set(kind.codecs)]
+        assert kinds
+        ranks = [kind.ranks for kind in kinds if "tucker" in kind.codecs]
+        assert all(found is not None and found.low >= 1 for found in ranks)
+        assert bool(ranks) == (quality == 0.9)
 
 
 def test_statistics_of_batch_norm_survive(pair, room):
@@ -197,7 +115,7 @@ def test_statistics_of_batch_norm_survive(pair, room):
     skillpack.install("coarse", pair.base, output=room / "model", store=room / "store")
     found, expected = (pair.load(folder).state_dict() for folder in (room / "model", pair.tuned))
     buffers = [name for name in expected if "running_" in name or name.endswith("num_batches_tracked")]
-    assert bool(buffers) == (pair.case.make is resnet)
+    assert bool(buffers) == (pair.case is STACKED["resnet"])
     for name in buffers:
         assert found[name].dtype == expected[name].dtype
         assert torch.equal(found[name], expected[name]), name

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from skillpack.checkpoint import open_checkpoint
+from skillpack.codecs.entropy import count_all
 from skillpack.delta import find_delta
 from skillpack.packing import planning
 from skillpack.packing.planning import LosslessPlan, LossyPlan, common_shape, plan_change
@@ -183,6 +184,19 @@ def test_the_codec_that_costs_less_writes_a_stack(plans, experts, wanted):
     (plan,) = plans(tensor(np.zeros(delta.shape), "F32"), tensor(delta, "F32"))
     plan.analyse(0.01)
     assert plan.encode(0.02)[0] == wanted
+
+
+def test_entries_compete_with_what_else_a_stack_is_offered_to(plans):
+    """Experts that change in no way alike, and not along few directions."""
+    shape = (4, 20, 16)
+    (plan,) = plans(tensor(np.zeros(shape), "F32"), tensor(normal(*shape, seed=1), "F32"))
+    plan.analyse(0.01)
+    assert codecs(plan) == ["lowrank", "tucker"]
+    name, encoding = plan.encode(0.2)
+    assert name == "direct"
+    others = [codec.encode(analysis, 0.2, plan.seed) for codec, analysis, _ in plan.analyses]
+    assert all(encoding.distortion <= other.distortion for other in others)
+    assert all(count_all(encoding.chunks()).size() < count_all(other.chunks()).size() for other in others)
 
 
 @pytest.mark.parametrize("name", ["bn.running_mean", "layers.0.running_var"])
