@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock
 
 import skillpack
 from benchmarks import results
@@ -58,29 +59,48 @@ def main() -> None:
     parser.add_argument("--all-settings", action="store_true", help="try all settings of the other methods; hours")
     parser.add_argument("--again", action="store_true", help="measure again what has been measured before")
     asked = parser.parse_args()
-    try:
-        found = results.load("comparison")["figures"]
-    except FileNotFoundError:
-        found = {"calibration_texts": CALIBRATION, "tasks": {}}
     settings = everything() if asked.all_settings else LADDERS
     for task in asked.tasks:
         with scratch() as work:
             pair = open_pair(SUITE[task], work)
-            known = found["tasks"].setdefault(task, {"points": []})
-            known["checkpoint_bytes"] = (pair.tuned / WEIGHTS).stat().st_size
-            known["predictions"] = pair.yardstick.predictions
             for method, setting, measure in _works(pair, settings):
                 if asked.methods and not method.startswith(tuple(asked.methods)):
                     continue
-                old = [one for one in known["points"] if (one["method"], one["setting"]) == (method, setting)]
-                if old and not asked.again:
+                if not asked.again and any(_is_of(point, method, setting) for point in _known(task)["points"]):
                     continue
                 size, kl, more = measure(work / "method")
                 shutil.rmtree(work / "method")
                 point = {"method": method, "setting": setting, "bytes": size, "kl": float(f"{kl:.4g}"), **more}
-                known["points"] = [one for one in known["points"] if one not in old] + [point]
                 print(task, point, flush=True)
-                results.save("comparison", found, quiet=True)
+                _keep(pair, point)
+
+
+def _known(task: str) -> dict[str, Any]:
+    """What the results have of a fine-tune."""
+    return _results()["tasks"].get(task, {"points": []})
+
+
+def _results() -> dict[str, Any]:
+    try:
+        return results.load("comparison")["figures"]
+    except FileNotFoundError:
+        return {"calibration_texts": CALIBRATION, "tasks": {}}
+
+
+def _keep(pair: Pair, point: dict[str, Any]) -> None:
+    """Put a point into the results, in place of an older one; other runs may do so at the same time."""
+    with FileLock(results.FOLDER / "comparison.lock"):
+        found = _results()
+        known = found["tasks"].setdefault(pair.task, {"points": []})
+        known["checkpoint_bytes"] = (pair.tuned / WEIGHTS).stat().st_size
+        known["predictions"] = pair.yardstick.predictions
+        others = [one for one in known["points"] if not _is_of(one, point["method"], point["setting"])]
+        known["points"] = [*others, point]
+        results.save("comparison", found, quiet=True)
+
+
+def _is_of(point: dict[str, Any], method: str, setting: str) -> bool:
+    return (point["method"], point["setting"]) == (method, setting)
 
 
 def _works(pair: Pair, settings: Sequence[Baseline]) -> Iterator[_Work]:

@@ -5,6 +5,11 @@ is what reverse water-filling asks for: rank and precision per column follow fro
 Rounding is dithered, so that what is decoded is unbiased: E[D'] = D up to the columns left out. A shrunken delta is
 wrong in the same direction in every layer at once, while zero-mean noise averages out.
 
+Of a weak column little is left but noise, in either factor. So it is not always kept, but with a probability in
+proportion to its singular value, and then so much stronger that it is right on average (importance sampling, as
+Drineas et al., 2006, do it with the columns of a matrix product). In as many bytes there is less noise then, of the
+weakest a fourth.
+
 A column's class is log2(s / step) in half octaves. It fixes both the context of its symbols and the inner scale by
 which the product of its two integer vectors is multiplied. Inner scales are integers, and all sums stay below 2**53,
 so that float64 adds them without rounding in any order: decoding gives the same bits on every machine.
@@ -13,7 +18,7 @@ so that float64 adds them without rounding in any order: decoding gives the same
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -62,6 +67,24 @@ class Coefficients(NamedTuple):
     weights: Floats
 
 
+class _Chosen(NamedTuple):
+    """The columns that are coded at a step.
+
+    Attributes:
+        step: the one that is used.
+        places: of the columns among those of the analysis, ascending; int64 of shape (rank,).
+        values: their singular values, or those that they are given; fp64 of shape (rank,).
+        classes: of the columns, descending; int64 of shape (rank,).
+        parameters: of the part.
+    """
+
+    step: float
+    places: npt.NDArray[np.int64]
+    values: Doubles
+    classes: npt.NDArray[np.int64]
+    parameters: Parameters
+
+
 class IntegerFactors(NamedTuple):
     """What a part holds: the delta is outer * (left * inner) @ right.T, but for its cast to fp32.
 
@@ -86,6 +109,8 @@ class LowRank:
         keep: columns are kept while their singular value exceeds `keep` times step times (rows x columns)**(1/4),
             the point at which their energy equals that of their quantisation noise being at `keep` = 1. Columns
             well below it are still worth their bits when rounding is unbiased.
+        certain: in the same unit, where columns begin that are kept for certain; weaker ones that are kept are made as
+            strong. Where rounding is biased all are kept as they are.
         dead_zone: None for subtractive dither, or stochastic rounding where the step is too fine for it. Otherwise
             magnitudes are rounded down where their fraction is less than this: least squared error per bit, but
             biased towards zero.
@@ -94,6 +119,7 @@ class LowRank:
     """
 
     keep: float = 0.15
+    certain: float = 0.5
     dead_zone: float | None = None
     device: str = "cpu"
     name: str = "lowrank"
@@ -144,19 +170,19 @@ class LowRank:
         return product_source(float(squares.sum()), [analysis["shares"], squares])
 
     def encode(self, analysis: Analysis, step: float, seed: Seed) -> Encoding:
-        """See `LossyCodec`; distortion is the noise of all kept coefficients plus the energy left out."""
+        """See `LossyCodec`; distortion is the noise of all kept coefficients, and what keeping and leaving out does."""
         shape = analysis["left"].shape[0], analysis["right"].shape[0]
-        step, classes, parameters = self._columns(analysis, step, seed)
-        if not classes.size:
-            left_out = _energy(analysis["all_values"])
-            return Encoding(parameters, lambda: iter(()), left_out)
-        inner = _inner(parameters["top"] - classes)
+        chosen = self._chosen(analysis, step, seed)
+        parameters, rank = chosen.parameters, chosen.places.size
+        if not rank:
+            return Encoding(parameters, lambda: iter(()), _energy(analysis["all_values"]))
+        inner = _inner(parameters["top"] - chosen.classes)
 
         def chunks() -> Iterator[Chunk]:
-            peaks = np.zeros((2, classes.size))
+            peaks = np.zeros((2, rank))
             found: list[Group] = []
             written = 0
-            for side, columns, symbols, units in self._rounded(analysis, parameters, seed):
+            for side, columns, symbols, units in self._rounded(analysis, chosen, seed):
                 if written >= _CHUNK:
                     yield found
                     found, written = [], 0
@@ -166,20 +192,23 @@ class LowRank:
             _check_exact(peaks, inner)
             yield found
 
-        variance = (VARIANCE if "dither" in parameters else 2 * VARIANCE) * step**2
-        values = analysis["values"][: classes.size].astype(np.float64)
-        left_out = _energy(analysis["all_values"][classes.size :])
-        return Encoding(parameters, chunks, _noise(shape, values, variance) + left_out)
+        variance = (VARIANCE if "dither" in parameters else 2 * VARIANCE) * chosen.step**2
+        left_out = _energy(np.delete(analysis["all_values"], chosen.places))
+        strengthened = _energy(chosen.values - analysis["values"][chosen.places])
+        return Encoding(
+            parameters, chunks, float(_noise(shape, chosen.values, variance).sum()) + left_out + strengthened
+        )
 
     def factors(self, analysis: Analysis, step: float, seed: Seed) -> Coefficients:
         """What a decoder multiplies."""
-        _, classes, parameters = self._columns(analysis, step, seed)
-        left, right = (np.zeros((analysis[side].shape[0], classes.size), np.float32) for side in ("left", "right"))
-        if not classes.size:
+        chosen = self._chosen(analysis, step, seed)
+        rank = chosen.places.size
+        left, right = (np.zeros((analysis[side].shape[0], rank), np.float32) for side in ("left", "right"))
+        if not rank:
             return Coefficients(left, right, np.zeros(0, np.float32))
-        for side, columns, _, units in self._rounded(analysis, parameters, seed):
-            (left, right)[side][:, columns] = units / np.float32(_unit(parameters))
-        return Coefficients(left, right, _weights(parameters, classes).astype(np.float32))
+        for side, columns, _, units in self._rounded(analysis, chosen, seed):
+            (left, right)[side][:, columns] = units / np.float32(_unit(chosen.parameters))
+        return Coefficients(left, right, _weights(chosen.parameters, chosen.classes).astype(np.float32))
 
     def moved(self, analysis: Analysis, step: float, seed: Seed, left: Floats, right: Floats) -> Analysis:
         """The analysis of a delta whose coefficients lie elsewhere.
@@ -191,43 +220,49 @@ class LowRank:
             left: by how many steps the entries of the first factor move; fp32 of its shape.
             right: the same for the second factor.
         """
-        _, classes, parameters = self._columns(analysis, step, seed)
-        values = analysis["values"][: classes.size].astype(np.float64)
-        scales = np.sqrt(values / _weights(parameters, classes)).astype(np.float32) if classes.size else values
+        chosen = self._chosen(analysis, step, seed)
         found = dict(analysis)
-        for side, moves in (("left", left), ("right", right)):
-            vectors = np.array(analysis[side], np.float32)
-            vectors[:, : classes.size] += moves / scales
-            found[side] = vectors
+        if chosen.places.size:
+            scales = np.sqrt(chosen.values / _weights(chosen.parameters, chosen.classes)).astype(np.float32)
+            for side, moves in (("left", left), ("right", right)):
+                vectors = np.array(analysis[side], np.float32)
+                vectors[:, chosen.places] += moves / scales
+                found[side] = vectors
         return found
 
-    def _columns(self, analysis: Analysis, step: float, seed: Seed) -> tuple[float, npt.NDArray[np.int64], Parameters]:
-        """The step that is used, the classes of the columns that are kept, and the parameters that follow."""
+    def _chosen(self, analysis: Analysis, step: float, seed: Seed) -> _Chosen:
         shape = analysis["left"].shape[0], analysis["right"].shape[0]
         values = analysis["values"].astype(np.float64)
         finest = _finest(values)
         step = max(step, finest)
-        classes = _classes(values[values > self._threshold(shape, step)], step)
+        values = values[values > self._threshold(shape, step)]
+        places = np.arange(values.size)
+        if self.dead_zone is None and self.certain:
+            least = self._least(shape, step)
+            places = _drawn(values / least, seed)
+            values = np.maximum(values[places], least)
+        classes = _classes(values, step)
         if not classes.size:
-            return step, classes, {"columns": []}
+            return _Chosen(step, places, values, classes, {"columns": []})
         top = int(classes[0])
         outer = step * 2.0 ** (-top / 2) / 2**_INNER_BITS
         parameters: Parameters = {"outer": outer, "top": top, "columns": _run_lengths(classes, top)}
         # Offsets take bits that the finest steps need for themselves.
         if self.dead_zone is None and step >= UNIT * finest:
             parameters |= {"outer": outer / UNIT**2, "dither": dither_key(seed)}
-        return step, classes, parameters
+        return _Chosen(step, places, values, classes, parameters)
 
     def _rounded(
-        self, analysis: Analysis, parameters: Parameters, seed: Seed
+        self, analysis: Analysis, chosen: _Chosen, seed: Seed
     ) -> Iterator[tuple[int, slice, list[Group], npt.NDArray[np.int32]]]:
         """Side and columns of each run of columns, first of one side; what to code, and what it will be read as."""
+        parameters = chosen.parameters
         dither, noise = Dither.announced(parameters), seed.noise()
         for side, factor in enumerate((analysis["left"], analysis["right"])):
             for level, first, last in _runs(parameters, len(factor)):
                 weights = _weights(parameters, np.full(last - first, level))
-                scales = np.sqrt(analysis["values"][first:last].astype(np.float64) / weights)
-                values = factor[:, first:last] * scales.astype(np.float32)
+                scales = np.sqrt(chosen.values[first:last] / weights)
+                values = factor[:, chosen.places[first:last]] * scales.astype(np.float32)
                 place, context = slice(first, last), _context(level, len(factor))
                 if dither is None:
                     symbols = noise.round(values) if self.dead_zone is None else toward_zero(values, self.dead_zone)
@@ -283,16 +318,40 @@ class LowRank:
         return DeltaFactors(_narrow(found.left), _narrow(found.right), scales)
 
     def predicted(self, analysis: Analysis, step: float) -> Cost:
-        """What an analysed matrix will cost at `step`, were its singular vectors Gaussian."""
+        """What an analysed matrix will cost at `step` on average, were its singular vectors Gaussian."""
         shape = analysis["left"].shape[0], analysis["right"].shape[0]
         values = analysis["all_values"].astype(np.float64)
         size = int((values > self._threshold(shape, step)).sum())
         kept, left_out = values[:size], _energy(values[size:])
-        bits = gaussian_bits(kept[:, None] / (step * np.sqrt(shape)[None, :])) @ np.array(shape)
-        return Cost(_noise(shape, kept, VARIANCE * step**2) + left_out, float(bits.sum()))
+        strong = np.maximum(kept, self._least(shape, step) if self.dead_zone is None and self.certain else 0.0)
+        odds = kept / strong
+        bits = gaussian_bits(strong[:, None] / (step * np.sqrt(shape)[None, :])) @ np.array(shape)
+        noise = _noise(shape, strong, VARIANCE * step**2) + strong * (strong - kept)
+        return Cost(float(odds @ noise) + left_out, float(odds @ bits))
 
     def _threshold(self, shape: tuple[int, ...], step: float) -> float:
-        return self.keep * step * float(math.prod(shape)) ** 0.25
+        return self.keep * _unit_of(shape, step)
+
+    def _least(self, shape: tuple[int, ...], step: float) -> float:
+        """The singular value from which on columns are kept for certain; in the middle of a class."""
+        return step * 2.0 ** (round(2 * math.log2(self.certain * _unit_of(shape, 1.0))) / 2)
+
+
+def _unit_of(shape: tuple[int, ...], step: float) -> float:
+    """The singular value of a column whose energy is that of its own noise, about."""
+    return step * float(math.prod(shape)) ** 0.25
+
+
+def _drawn(odds: Doubles, seed: Seed) -> npt.NDArray[np.int64]:
+    """Places of what is kept, with these odds each, ascending; what has odds of 1 or more is kept for certain.
+
+    Systematic sampling (Madow, 1949): one random number for all, so that of any run of neighbours there are as many as
+    its odds add up to, or one more or less.
+    """
+    weak = np.where(odds < 1, odds, 0.0)
+    start = float(replace(seed, key=(*seed.key, "columns")).noise().uniform((1,))[0])
+    reached = np.floor(np.cumsum(np.concatenate([[start], weak])))
+    return np.flatnonzero((odds >= 1) | (np.diff(reached) > 0))
 
 
 def _narrow(integers: npt.NDArray[np.signedinteger[Any]]) -> npt.NDArray[Any]:
@@ -491,9 +550,10 @@ def _check_parameters(parameters: Mapping[str, Any], shape: tuple[int, int]) -> 
         raise DamagedSkillError("a low-rank part has scales out of range")
 
 
-def _noise(shape: tuple[int, ...], values: npt.NDArray[np.float64], variance: float) -> float:
-    """Expected squared error of the products of noisy coefficients, that of noise with noise included."""
-    return sum(shape) * variance * values.size + math.prod(shape) * float(np.square(variance / values).sum())
+def _noise(shape: tuple[int, ...], values: Doubles, variance: float) -> Doubles:
+    """Expected squared error of each product of two noisy columns, that of noise with noise included."""
+    noise: Doubles = sum(shape) * variance + math.prod(shape) * np.square(variance / values)
+    return noise
 
 
 def _energy(values: npt.NDArray[np.floating[Any]]) -> float:
