@@ -30,8 +30,11 @@ LAYERS = {
     "rounded to the nearest, columns above their noise": LowRank(keep=1.0, dead_zone=0.5),
     "rounded to the nearest, columns down to 0.15 of that": LowRank(dead_zone=0.5),
     "dithered, columns above their noise": LowRank(keep=1.0),
-    "dithered, columns down to 0.3 of that": LowRank(keep=0.3),
-    "dithered, columns down to 0.08 of that": LowRank(keep=0.08),
+    "dithered, columns down to 0.15, all of them": LowRank(certain=0.0),
+    "dithered, columns down to 0.15, drawn below 0.3": LowRank(certain=0.3),
+    "dithered, columns down to 0.15, drawn below 0.8": LowRank(certain=0.8),
+    "dithered, columns down to 0.3, drawn below 0.5": LowRank(keep=0.3),
+    "dithered, columns down to 0.05, drawn below 0.5": LowRank(keep=0.05),
 }
 """Of linear layers."""
 EMBEDDINGS = {
