@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,8 @@ def table() -> str:
         _exact,
         _fidelity,
         _comparison,
+        _goals,
+        _calibration,
         _classifier,
         _speed,
         _memory,
@@ -124,6 +127,35 @@ def _comparison() -> Iterator[_Row]:
             yield f"Fine-tune {task}: closer than any skill that was measured", closer, command
 
 
+def _goals() -> Iterator[_Row]:
+    found, command = _figures("goals")
+    sizes = [size for goals in found.values() for size in goals["sizes"]]
+    below = [1 - size["bytes"] / size["asked"] for size in sizes]
+    yield (
+        f"`pack --size`, {len(sizes)} skills of {len(found)} fine-tunes",
+        f"{100 * min(below):.1f} to {100 * max(below):.1f} % below the size that was asked for, never above",
+        command,
+    )
+    every = sorted((within for goals in found.values() for within in goals["divergences"]), key=itemgetter("asked"))
+    for asked, group in groupby(every, key=itemgetter("asked")):
+        skills = list(group)
+        held_out, sizes = [one["kl_on_held_out_texts"] for one in skills], [one["bytes"] for one in skills]
+        figure = f"KL {min(held_out):.2g} to {max(held_out):.2g} on other, held-out prompts"
+        what = f"`pack --max-kl {asked:g}`, {len(skills)} fine-tunes, 64 texts"
+        yield what, f"{figure}; {_megabytes(min(sizes))} to {_megabytes(max(sizes))}", command
+
+
+def _calibration() -> Iterator[_Row]:
+    for path in sorted(results.FOLDER.glob("calibration-*.json")):
+        found, command = _figures(path.stem)
+        skills = {skill["texts"]: skill for skill in found["skills"]}
+        none = skills.pop("none")
+        learned = ", ".join(f"{skill['kl']:.2g} with {texts}" for texts, skill in skills.items() if "," not in texts)
+        task = found["task"].replace("-", " ")
+        what = f"What texts are worth: KL of skills of {_megabytes(none['bytes'])} ({task}, {found['steps']} steps)"
+        yield what, f"{none['kl']:.2g} without; {learned}", command
+
+
 def _classifier() -> Iterator[_Row]:
     found, command = _figures("classifier")
     same = f"{_percent(found['agreement'], 1)} of {found['held_out_reviews']} held-out reviews predicted as by tuned"
@@ -133,7 +165,9 @@ def _classifier() -> Iterator[_Row]:
 def _speed() -> Iterator[_Row]:
     found, command = _figures("speed")
     for name, usage in found["commands"].items():
-        figure = f"{usage['seconds']:.2g} s, {_megabytes(usage['peak_anonymous_bytes'], 0)} of memory"
+        seconds = usage["seconds"]
+        taken = f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.2g}"
+        figure = f"{taken} s, {_megabytes(usage['peak_anonymous_bytes'], 0)} of memory"
         yield f"`skillpack {name}`, SmolLM2-135M" if name != "--help" else "`skillpack --help`", figure, command
     for skill in found.get("decoding", ()):
         what = f"Decoding a skill of {_megabytes(skill['skill_bytes'], 0)} on one core"
