@@ -11,7 +11,9 @@ _INCOMPLETE: Final = "\ufffd"
 """What a tokenizer writes where the bytes of a character are not all there yet."""
 
 _PATIENCE: Final = 8
-"""Tokens after which an incomplete character is none; it has four bytes at most."""
+"""Tokens after which those are written that no incomplete character can have begun with."""
+_UNFINISHED: Final = 3
+"""Most tokens of an incomplete character: it has four bytes when it is complete, and each token has one at least."""
 
 
 class Text:
@@ -34,10 +36,13 @@ class Text:
         """Add a token; returns the text that is certain now."""
         self._tokens.append(token)
         written, whole = self._decode(self._start, self._done), self._decode(self._start, None)
-        waiting = len(self._tokens) - self._done < _PATIENCE
-        if waiting and (len(whole) <= len(written) or whole.endswith(_INCOMPLETE)):
-            return Piece("", stopped=False)
-        self._start, self._done = self._done, len(self._tokens)
+        certain = len(self._tokens)
+        if len(whole) <= len(written) or whole.endswith(_INCOMPLETE):
+            if certain - self._done < _PATIENCE:
+                return Piece("", stopped=False)
+            certain -= _UNFINISHED
+            whole = self._decode(self._start, certain)
+        self._start, self._done = self._done, certain
         return self._scan(whole[len(written) :])
 
     def finish(self) -> str:

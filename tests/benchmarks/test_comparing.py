@@ -36,8 +36,14 @@ def test_our_own_skills_are_listed_with_their_distance_from_the_bound():
     found = figures(*OURS, ("DARE", "weak", 9_000_000, 0.03))
     found["tasks"]["cities"]["points"][0]["over_bound"] = 12.34
     *_, smaller, larger = own(found)
-    assert smaller == "| cities | SkillPack | 0.10 MB | 0.1 | - |"
-    assert larger == "| cities | SkillPack | 1.00 MB | 0.01 | 12.3 |"
+    assert smaller == "| cities | SkillPack | 0.10 MB | 0.1 | - | - |"
+    assert larger == "| cities | SkillPack | 1.00 MB | 0.01 | 12.3 | - |"
+
+
+def test_what_texts_save_is_read_off_the_curve_without_them():
+    """A thousand times the bytes for a hundredth of the divergence: 100 kB for 0.1, 316 kB for 0.0316."""
+    *_, taught = own(figures(*OURS, ("SkillPack, calibrated", "0.1%", 158_000, 0.0316)))
+    assert taught == "| cities | SkillPack, calibrated | 0.16 MB | 0.032 | - | 50 % |"
 
 
 def test_what_our_curve_does_not_reach_counts_as_strongest():

@@ -131,7 +131,7 @@ def llama(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llama")
     base = llama(folder / "base")
     tuned = trained(base, folder / "tuned", ["Some are useful."])
-    result = invoke("pack", base, tuned, "--name", "tiny", "--quality", "0.5", "--store", folder / "store")
+    result = invoke("pack", base, tuned, "--name", "tiny", "--quality", "0.7", "--store", folder / "store")
     assert result.exit_code == 0, result.output
     return SimpleNamespace(base=base, tuned=tuned, store=folder / "store")
 

@@ -125,6 +125,7 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
     prompts = (tmp_path / "prompts.txt", "--base", llama.base)
     onto = ("--onto", llama.tuned, "--from", llama.base, "--data", tmp_path / "chats.jsonl")
     (tmp_path / "chats.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"text": "Some are useful."}\n')
+    taught = shutil.copytree(llama.store, tmp_path / "taught")
     printed = {
         "serve": served(process, llama),
         "pack": run_json("pack", models.base, models.math),
@@ -133,8 +134,8 @@ def test_every_json_key_is_documented(models, model, llama, tmp_path, run_json, 
         "remove": run_json("remove", "math", model),
         "list": run_json("list"),
         "show": run_json("show", "math"),
-        "add-examples": run_json("add-examples", "tiny", *prompts, "--store", llama.store),
-        "route": run_json("route", "Some are useful.", *prompts[1:], "--store", llama.store),
+        "add-examples": run_json("add-examples", "tiny", *prompts, "--store", taught),
+        "route": run_json("route", "Some are useful.", *prompts[1:], "--store", taught),
         "eval": run_json("eval", "tiny", *of_tiny, "--data", tmp_path / "data.txt"),
         "surgery": operated(run_json, llama, tmp_path),
         "tint": tinted(run_json, llama, tmp_path),
