@@ -82,7 +82,9 @@ def main() -> None:
     lessons = [Lesson("none", None)]
     lessons += [Lesson(f"{len(own[:most])} of its kind", own[:most]) for most in COUNTS if most / 2 < len(own)]
     lessons.append(Lesson(f"{count} of {foreign}", chats(TASKS[foreign].calibration()[:count])))
-    lessons += [Lesson(f"{ALONE} of its kind, {part}", own[:ALONE], options) for part, options in PARTS.items()]
+    lessons += [
+        Lesson(f"{len(own[:ALONE])} of its kind, {part}", own[:ALONE], options) for part, options in PARTS.items()
+    ]
     figures: dict[str, Any] = {
         "task": asked.task,
         "steps": recipe.steps,
