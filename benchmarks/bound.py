@@ -168,9 +168,10 @@ def _step_for(codec: LowRank, plan: LossyPlan, error: float) -> float:
 def _error(codec: LowRank, plan: LossyPlan, step: float) -> float:
     """Relative error of what a decoder would give, from inner products with the delta's singular vectors."""
     analysis: Any = plan.analyses[0][1]
-    left, right = codec.factors(analysis, step, plan.seed)
-    if not left.shape[1]:
+    found = codec.factors(analysis, step, plan.seed)
+    if not found.weights.size:
         return 1.0
+    left, right = found.left * found.weights, found.right
     near = (analysis["left"].T @ left) * (analysis["right"].T @ right)
     met = float(analysis["values"].astype(np.float64) @ near.sum(axis=1, dtype=np.float64))
     energy = float(((left.T @ left) * (right.T @ right)).sum(dtype=np.float64))
