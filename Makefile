@@ -36,7 +36,7 @@ fuzz: $(VENV)/.test ## throw FUZZ_RUNS (by default a million) hostile inputs at 
 	$(BIN)/python fuzz/run.py $(FUZZ_RUNS)
 
 bench: $(VENV)/.test ## measure every figure of the README (many hours) and write its table
-	for name in exact fidelity bound comparison calibration ablation coders stacks singular_vectors classifier memory speed store grafting live serving routing clashes 'compose memory' 'compose kept' compose_learned surgery logits continual shifts goals; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in exact fidelity bound comparison calibration 'calibration --task few-city-facts' ablation coders stacks singular_vectors classifier memory speed store grafting live serving routing clashes 'compose memory' 'compose kept' compose_learned surgery logits continual shifts 'goals --long'; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m benchmarks.tables
 
 docs: $(VENV)/.test ## write the pages that are generated

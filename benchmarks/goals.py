@@ -41,6 +41,7 @@ def main() -> None:
     recipes = SUITE if given.long else SHORT
     if missing := sorted(set(given.tasks or ()) - set(recipes)):
         parser.error(f"there is no {'long' if given.long else 'short'} fine-tune for {', '.join(missing)}")
+    arguments = "--long" if given.long else ""
     try:
         found = results.load("goals")["figures"]
     except FileNotFoundError:
@@ -54,10 +55,10 @@ def main() -> None:
             whole = (pair.tuned / WEIGHTS).stat().st_size
             for share in SHARES[len(known["sizes"]) :]:
                 known["sizes"].append(_sized(pair, work / "skill", round(share * whole)))
-                results.save("goals", found, quiet=True)
+                results.save("goals", found, arguments=arguments, quiet=True)
             for allowed in DIVERGENCES[len(known["divergences"]) :]:
                 known["divergences"].append(_within(pair, work / "skill", allowed))
-                results.save("goals", found, quiet=True)
+                results.save("goals", found, arguments=arguments, quiet=True)
 
 
 def _sized(pair: Pair, folder: Path, size: int) -> dict[str, Any]:

@@ -237,8 +237,7 @@ class LowRank:
         step = max(step, finest)
         values = values[values > self._threshold(shape, step)]
         places = np.arange(values.size)
-        if self.dead_zone is None and self.certain:
-            least = self._least(shape, step)
+        if least := self._least(shape, step):
             places = _drawn(values / least, seed)
             values = np.maximum(values[places], least)
         classes = _classes(values, step)
@@ -323,7 +322,7 @@ class LowRank:
         values = analysis["all_values"].astype(np.float64)
         size = int((values > self._threshold(shape, step)).sum())
         kept, left_out = values[:size], _energy(values[size:])
-        strong = np.maximum(kept, self._least(shape, step) if self.dead_zone is None and self.certain else 0.0)
+        strong = np.maximum(kept, self._least(shape, step))
         odds = kept / strong
         bits = gaussian_bits(strong[:, None] / (step * np.sqrt(shape)[None, :])) @ np.array(shape)
         noise = _noise(shape, strong, VARIANCE * step**2) + strong * (strong - kept)
@@ -333,7 +332,9 @@ class LowRank:
         return self.keep * _unit_of(shape, step)
 
     def _least(self, shape: tuple[int, ...], step: float) -> float:
-        """The singular value from which on columns are kept for certain; in the middle of a class."""
+        """The singular value from which on columns are kept for certain, in the middle of a class; 0 if all are."""
+        if self.dead_zone is not None or not self.certain:
+            return 0.0
         return step * 2.0 ** (round(2 * math.log2(self.certain * _unit_of(shape, 1.0))) / 2)
 
 
