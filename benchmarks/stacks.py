@@ -1,8 +1,8 @@
-"""Where Tucker is chosen over low rank: expert stacks and kernels of convolutions, tiny models of real classes.
+"""Where Tucker is chosen over the other codecs: expert stacks and kernels of convolutions, tiny models of real classes.
 
     python -m benchmarks.stacks [--qualities 0.9 0.97 0.99]
 
-Each model is packed as usual, and a second time at the same step with low rank as the only offer. For its stacks it is
+Each model is packed as usual, and a second time at the same step without the offer of Tucker. For its stacks it is
 kept how many of them Tucker wrote, and what bytes and squared error, relative to that of all their deltas, come to with
 the choice and without it.
 """
@@ -78,8 +78,8 @@ def _compared(base: Path, tuned: Path, ending: str, quality: float) -> dict[str,
         "by_tucker": stacks.tucker,
         "bytes": stacks.nbytes,
         "error": round(stacks.error, 4),
-        "bytes_low_rank": alone.nbytes,
-        "error_low_rank": round(alone.error, 4),
+        "bytes_without": alone.nbytes,
+        "error_without": round(alone.error, 4),
     }
 
 
