@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from skillpack.manifest import TensorEntry
     from skillpack.packing.packer import Packed
 
-QUALITIES = (0.9, 0.97, 0.99)
+QUALITIES = (0.9, 0.97, 0.99, 0.998)
 
 
 class _Written(NamedTuple):

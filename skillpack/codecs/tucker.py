@@ -5,9 +5,11 @@ matrix has to repeat for every expert or every position of a kernel is here said
 be left out need no factor. Which axes have one, and how many of its directions are kept, follows from the step.
 
 An error in a factor's entry is as large in the delta as that error times the norm of the core's slice that the column
-is multiplied with; so a column's step is `step` divided by that norm. Rounding is stochastic, so that what is decoded
-is unbiased. A slice's class is log2(norm / step) in half octaves. It fixes the scale of its column and, taken together
-along all axes, the context of the core's entries. Decoding gives the same bits on every machine: see `multiplied`.
+is multiplied with; so a column's step is `step` divided by that norm. Rounding is dithered, so that what is decoded is
+unbiased, but for the weakest entries of the core: those are rounded at random, which is as unbiased and leaves nearly
+all of them zero. A slice's class is log2(norm / step) in half octaves. It fixes the scale of its column and, taken
+together along all axes, the context of the core's entries. Decoding gives the same bits on every machine: see
+`multiplied`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered, gaussian_bits, groups, read_groups
 from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.multilinear import directions, multiplied, projected
 from skillpack.codecs.protocol import DELTA, Analysis, Encoding, Layout, Parameters
@@ -39,6 +42,12 @@ _MAX_SCALE: Final = 10_000
 _MAX_OUTER: Final = 2.0**200
 _LEVELS: Final = (-8, 40)
 """Contexts of the core below and above these are not told apart."""
+_DITHERED: Final = -3
+"""Level of the core from which on dither makes less of error and bits together than rounding at random."""
+_SMOOTH: Final = 1
+"""Level of the core from which on entries spread over so many steps that the offset of the dither hardly matters."""
+_SMOOTH_FACTORS: Final = 2
+"""The same of factors, whose levels are half octaves, as in low rank."""
 _FINEST: Final = 2.0**-20
 """Smallest step relative to the norm of the delta; exact products have 26 bits and more beyond it."""
 _BIT: Final = math.log(2) / 6
@@ -50,8 +59,8 @@ class Tucker:
     """The Tucker codec.
 
     Attributes:
-        keep: slices are kept while their norm exceeds `keep` times step times (number of elements)**(1/4), the same
-            point as for the columns of `LowRank`, so that neither of the two is more biased than the other.
+        keep: slices are kept while their norm exceeds `keep` times step times (number of elements)**(1/4), the unit
+            that columns of `LowRank` are measured in.
         device: torch device that analyses; encoding and decoding need none.
         name: the codec's name in a manifest.
     """
@@ -89,6 +98,9 @@ class Tucker:
             return Encoding({"axes": []}, lambda: iter(()), energy)
         kept = {axis: norms[axis][norms[axis] > least] for axis in axes}
         parameters = _parameters(delta.shape, kept, step, energy)
+        # Offsets take bits that the finest steps need for themselves.
+        if step >= UNIT * _finest(norms[0]):
+            parameters |= {"outer": parameters["outer"] / UNIT ** (1 + len(axes)), "dither": dither_key(seed)}
         factors = {axis: analysis[f"factor{axis}"][:, : kept[axis].size] for axis in axes}
         gains = {
             axis: (np.exp2(top / 2) / _growth(counts)).astype(np.float32)
@@ -97,14 +109,16 @@ class Tucker:
         core = projected(delta, factors)
 
         def chunks() -> Iterator[Chunk]:
-            noise = seed.noise()
-            yield [group for axis in axes for group in _rounded(noise, parameters, axis, factors[axis] * gains[axis])]
+            noise, dither = seed.noise(), Dither.announced(parameters)
+            scaled = ((axis, factors[axis] * gains[axis]) for axis in axes)
+            yield [
+                group for axis, factor in scaled for group in _factor_groups(parameters, axis, factor, noise, dither)
+            ]
             for block, levels in _core_blocks(parameters, delta.shape):
-                symbols = noise.round(_in_steps(core[block], step))
-                yield [(f"tucker.{level}", symbols[levels == level]) for level in np.unique(levels).tolist()]
+                yield list(_core_groups(levels, _in_steps(core[block], step), noise, dither))
 
         left_out = max(0.0, energy - sum(float(np.square(part, dtype=np.float64).sum()) for part in core))
-        return Encoding(parameters, chunks, _noise(core, factors, gains, step) + left_out)
+        return Encoding(parameters, chunks, _noise(parameters, core, factors, gains, step) + left_out)
 
     def source(self, analysis: Analysis) -> Source:
         """See `LossyCodec`: the entries of the core of all directions, whose energies along each axis are known.
@@ -126,10 +140,11 @@ class Tucker:
         if not parameters["axes"]:
             return np.zeros(layout.shape, np.float32)
         _check_parameters(parameters, shape)
-        factors = _read_factors(next(chunks), parameters, shape)
+        dither = Dither.announced(parameters)
+        factors = _read_factors(next(chunks), parameters, shape, dither)
         gains = {axis: _growth(counts) for axis, counts in zip(factors, parameters["slices"], strict=True)}
         # The core is only referred to there, so that it goes when it has been multiplied.
-        delta = multiplied(_read_core(chunks, parameters, shape), factors, gains, float(parameters["outer"]))
+        delta = multiplied(_read_core(chunks, parameters, shape, dither), factors, gains, float(parameters["outer"]))
         return delta.reshape(layout.shape)
 
     def _threshold(self, shape: tuple[int, ...], step: float) -> float:
@@ -186,27 +201,29 @@ def _predicted_cost(shape: tuple[int, ...], norms: Sequence[Doubles], axes: tupl
             means = np.bincount(places, np.square(kept)) / number
             shares = np.maximum(means - floor * size / length, 0) / excess
             spread = np.sqrt(means / length)
-            bits += length * float(number @ _gaussian_bits(spread))
-            noise = 1 + length * _gaussian_noise(spread) / means
+            bits += length * float(number @ gaussian_bits(spread))
+            noise = 1 + length * VARIANCE / means
         counts, squares, growth = (
             np.multiply.outer(old, new).reshape(-1)
             for old, new in ((counts, number), (squares, shares), (growth, noise))
         )
     squares += floor
     spread = np.sqrt(squares)
-    bits += float(counts @ _gaussian_bits(spread))
-    noisy = float(counts @ ((squares + _gaussian_noise(spread)) * growth - squares))
+    bits += float(counts @ _core_bits(spread))
+    noisy = float(counts @ ((squares + _core_noise(spread)) * growth - squares))
     return noisy + max(0.0, energy - float(counts @ squares)) + _BIT * bits
 
 
-def _gaussian_bits(spread: Doubles) -> Doubles:
-    """Close to the entropy of a Gaussian rounded to integers, at every standard deviation."""
-    return np.log2(1 + math.sqrt(2 * math.pi * math.e) * spread)
+def _core_bits(spread: Doubles) -> Doubles:
+    """Close to the entropy of a rounded Gaussian of the core, at every standard deviation in steps."""
+    at_random = np.log2(1 + math.sqrt(2 * math.pi * math.e) * spread)
+    return np.where(spread < 2.0**_DITHERED, at_random, gaussian_bits(spread))
 
 
-def _gaussian_noise(spread: Doubles) -> Doubles:
-    """Close to the variance of stochastic rounding of a Gaussian: 1 / 6, or its mean magnitude where that is small."""
-    return 1 / (6 + math.sqrt(math.pi / 2) / np.maximum(spread, 1e-300))
+def _core_noise(spread: Doubles) -> Doubles:
+    """Close to the variance of that rounding; at random it is the mean magnitude of what is small."""
+    at_random = 1 / (6 + math.sqrt(math.pi / 2) / np.maximum(spread, 1e-300))
+    return np.where(spread < 2.0**_DITHERED, at_random, VARIANCE)
 
 
 def _parameters(shape: tuple[int, ...], kept: Mapping[int, Doubles], step: float, energy: float) -> Parameters:
@@ -239,40 +256,83 @@ def _growth(counts: Sequence[int]) -> Doubles:
     return np.ldexp(np.where(below % 2, math.sqrt(2), 1.0), below // 2)
 
 
-def _runs(parameters: Mapping[str, Any], axis: int, length: int) -> Iterator[tuple[str, slice]]:
-    """Context and columns of each class of a factor; columns of one spread are alike whatever codec they are of."""
+def _runs(parameters: Mapping[str, Any], axis: int, length: int) -> Iterator[tuple[str, slice, bool]]:
+    """Context and columns of each class of a factor, and whether offsets hardly matter to it.
+
+    Columns of one spread are alike whatever codec they are of.
+    """
     place = parameters["axes"].index(axis)
     top, ends = parameters["tops"][place], np.cumsum([0, *parameters["slices"][place]]).tolist()
     for below, (first, last) in enumerate(pairwise(ends)):
         if first < last:
-            yield f"lowrank.{top - below - round(math.log2(length))}", slice(first, last)
+            level = top - below - round(math.log2(length))
+            yield f"lowrank.{level}", slice(first, last), level >= _SMOOTH_FACTORS
 
 
-def _rounded(noise: Noise, parameters: Parameters, axis: int, factor: Floats) -> Iterator[Group]:
-    for context, columns in _runs(parameters, axis, len(factor)):
-        yield context, noise.round(factor[:, columns]).T.reshape(-1)
+def _of_level(dither: Dither | None, level: int) -> Dither | None:
+    return dither if level >= _DITHERED else None
 
 
-def _read_factors(reader: ChunkReader, parameters: Mapping[str, Any], shape: tuple[int, ...]) -> dict[int, Doubles]:
+def _rounded(context: str, values: Floats, noise: Noise, dither: Dither | None, *, smooth: bool) -> list[Group]:
+    """What to code for values in steps, 1-D."""
+    if dither is None:
+        return [(context, noise.round(values))]
+    offsets = dither.take(values.size)
+    return groups(context, dithered(values, offsets, noise), offsets, fine=not smooth)
+
+
+def _factor_groups(
+    parameters: Parameters, axis: int, factor: Floats, noise: Noise, dither: Dither | None
+) -> Iterator[Group]:
+    for context, columns, smooth in _runs(parameters, axis, len(factor)):
+        yield from _rounded(context, factor[:, columns].T.reshape(-1), noise, dither, smooth=smooth)
+
+
+def _core_groups(levels: npt.NDArray[np.int64], values: Floats, noise: Noise, dither: Dither | None) -> Iterator[Group]:
+    for level in np.unique(levels).tolist():
+        chosen, smooth = values[levels == level], level >= _SMOOTH
+        yield from _rounded(f"tucker.{level}", chosen, noise, _of_level(dither, level), smooth=smooth)
+
+
+def _read(
+    reader: ChunkReader, context: str, count: int, unit: int, dither: Dither | None, *, smooth: bool
+) -> npt.NDArray[np.int64]:
+    """What `_rounded` wrote, in shares of a step: `unit` of them make one."""
+    if dither is None:
+        return unit * reader.take(context, count).astype(np.int64)
+    return read_groups(reader, context, dither.take(count), fine=not smooth)
+
+
+def _unit(dither: Dither | None) -> int:
+    return 1 if dither is None else UNIT
+
+
+def _read_factors(
+    reader: ChunkReader, parameters: Mapping[str, Any], shape: tuple[int, ...], dither: Dither | None
+) -> dict[int, Doubles]:
     factors = {}
     for axis, rank in zip(parameters["axes"], ranks(parameters), strict=True):
         factors[axis] = np.empty((shape[axis], rank), np.float64)
-        for context, columns in _runs(parameters, axis, shape[axis]):
+        for context, columns, smooth in _runs(parameters, axis, shape[axis]):
             width = columns.stop - columns.start
-            symbols = reader.take(context, shape[axis] * width)
-            factors[axis][:, columns] = symbols.reshape(width, shape[axis]).T
+            units = _read(reader, context, shape[axis] * width, _unit(dither), dither, smooth=smooth)
+            factors[axis][:, columns] = units.reshape(width, shape[axis]).T
     reader.finish()
     return factors
 
 
-def _read_core(chunks: Iterator[ChunkReader], parameters: Mapping[str, Any], shape: tuple[int, ...]) -> Doubles:
+def _read_core(
+    chunks: Iterator[ChunkReader], parameters: Mapping[str, Any], shape: tuple[int, ...], dither: Dither | None
+) -> Doubles:
     kept = dict(zip(parameters["axes"], ranks(parameters), strict=True))
     core = np.empty([kept.get(axis, length) for axis, length in enumerate(shape)])
     for block, levels in _core_blocks(parameters, shape):
         reader = next(chunks)
         for level in np.unique(levels).tolist():
-            chosen = levels == level
-            core[block][chosen] = reader.take(f"tucker.{level}", int(chosen.sum()))
+            chosen, offsets = levels == level, _of_level(dither, level)
+            core[block][chosen] = _read(
+                reader, f"tucker.{level}", int(chosen.sum()), _unit(dither), offsets, smooth=level >= _SMOOTH
+            )
         reader.finish()
     return core
 
@@ -290,27 +350,31 @@ def _core_blocks(
         yield slice(at, at + size), np.clip((parameters["level"] - below) // 2, *_LEVELS)
 
 
-def _noise(core: Floats, factors: Mapping[int, Floats], gains: Mapping[int, Floats], step: float) -> float:
+def _noise(
+    parameters: Parameters, core: Floats, factors: Mapping[int, Floats], gains: Mapping[int, Floats], step: float
+) -> float:
     """Expected squared error of rounding.
 
     Rounding errors are independent and zero on average. So the energy to expect is that of the core and its noise, each
     slice times 1 + the noise of its column, and what it exceeds the core's by is error.
     """
+    shape = [len(factors[axis]) if axis in factors else length for axis, length in enumerate(core.shape)]
+    by_dither = "dither" in parameters
     first, *others = (
-        1 + _variance(factors[axis] * gains[axis]).sum(axis=0) / np.square(gains[axis], dtype=np.float64)
+        1 + _variance(factors[axis] * gains[axis], by_dither).sum(axis=0) / np.square(gains[axis], dtype=np.float64)
         if axis in factors
         else np.ones(length)
         for axis, length in enumerate(core.shape)
     )
-    size, noisy, held = max(1, _BLOCK // math.prod(core.shape[1:])), 0.0, 0.0
-    for at in range(0, core.shape[0], size):
-        block = _in_steps(core[at : at + size], step)
-        squares = np.square(block, dtype=np.float64)
+    noisy, held = 0.0, 0.0
+    for block, levels in _core_blocks(parameters, tuple(shape)):
+        values = _in_steps(core[block], step)
+        squares = np.square(values, dtype=np.float64)
         held += float(squares.sum())
-        squares += _variance(block)
+        squares += _variance(values, by_dither & (levels >= _DITHERED))
         for growth in reversed(others):
             squares = squares @ growth
-        noisy += float(squares @ first[at : at + size])
+        noisy += float(squares @ first[block])
     return (noisy - held) * step**2
 
 
@@ -319,10 +383,10 @@ def _in_steps(core: Floats, step: float) -> Floats:
     return np.divide(core, step, dtype=np.float64).astype(np.float32)
 
 
-def _variance(values: Floats) -> Doubles:
-    """Variance of stochastic rounding to integers: fraction x (1 - fraction)."""
+def _variance(values: Floats, by_dither: npt.ArrayLike) -> Doubles:
+    """Variance of rounding to integers: a constant by dither, and fraction x (1 - fraction) at random."""
     fractions = np.subtract(values, np.floor(values), dtype=np.float64)
-    return fractions * (1 - fractions)
+    return np.where(by_dither, VARIANCE, fractions * (1 - fractions))
 
 
 def _check_parameters(parameters: Mapping[str, Any], shape: tuple[int, ...]) -> None:

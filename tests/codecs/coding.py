@@ -7,8 +7,10 @@ import json
 import numpy as np
 
 from skillpack.codecs import lowrank, tucker
+from skillpack.codecs.dither import UNIT, Dither
 from skillpack.codecs.entropy import ChunkReader, Tables, count_all, encode_chunk
 from skillpack.codecs.matrix import matrix_shape
+from skillpack.codecs.noise import Seed
 from skillpack.codecs.protocol import Layout
 
 
@@ -44,9 +46,9 @@ def lowrank_streams():
     return parameters, [encode_chunk(chunk, tables)], tables
 
 
-def tucker_streams():
+def tucker_streams(*, dither=False):
     """Coded streams of a 20x6x60x50 tensor that do not come from a decomposition either."""
-    random = np.random.default_rng(6)
+    random, noise = np.random.default_rng(6), Seed(("a",)).noise()
     shape = (20, 6, 60, 50)
     parameters = {
         "outer": 2.0**-30 / 3,
@@ -55,17 +57,21 @@ def tucker_streams():
         "tops": [15, 14, 14],
         "slices": [[1, 0, 3, 4, 0, 1], [3, 0, 7, 0, 0, 15, 11], [2, 2, 4, 9, 0, 0, 0, 8]],
     }
+    if dither:
+        parameters |= {"outer": 2.0**-30 / 3 / UNIT**4, "level": 2, "dither": 7}
+    offsets = Dither.announced(parameters)
     factors = []
     for axis in parameters["axes"]:
-        for context, columns in tucker._runs(parameters, axis, shape[axis]):
+        for context, columns, smooth in tucker._runs(parameters, axis, shape[axis]):
             spread = 2.0 ** (int(context.partition(".")[2]) / 2)
-            size = shape[axis] * (columns.stop - columns.start)
-            factors.append((context, np.rint(spread * random.normal(size=size)).astype(np.int64)))
-    core = [
-        (f"tucker.{level}", np.rint(2.0**level * random.normal(size=int((levels == level).sum()))).astype(np.int64))
-        for _, levels in tucker._core_blocks(parameters, shape)
-        for level in np.unique(levels).tolist()
-    ]
+            values = np.rint(spread * random.normal(size=shape[axis] * (columns.stop - columns.start)))
+            factors += tucker._rounded(context, values.astype(np.float32), noise, offsets, smooth=smooth)
+    core = []
+    for _, levels in tucker._core_blocks(parameters, shape):
+        for level in np.unique(levels).tolist():
+            values = np.rint(2.0**level * random.normal(size=int((levels == level).sum()))).astype(np.float32)
+            own, smooth = tucker._of_level(offsets, level), level >= tucker._SMOOTH
+            core += tucker._rounded(f"tucker.{level}", values, noise, own, smooth=smooth)
     tables = count_all([factors, core]).tables()
     return parameters, [encode_chunk(chunk, tables) for chunk in (factors, core)], tables
 

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from skillpack.codecs import LowRank, Tucker, codec_named, tucker
 from skillpack.codecs import multilinear as multilinear_module
+from skillpack.codecs.dither import Dither
 from skillpack.codecs.entropy import ChunkReader
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
@@ -213,6 +214,19 @@ def test_a_coarse_step_after_a_fine_analysis_is_as_good_as_after_a_coarse_one():
     np.testing.assert_allclose(fine, coarse, atol=0.01)
 
 
+def test_dither_makes_less_noise_than_rounding_at_random_in_fewer_bytes(monkeypatch):
+    """Of everything that is not far below a step."""
+    delta = multilinear((8, 40, 30), (8, 40, 30), 0.9)
+    back, parts = there_and_back(delta, 0.01)
+    assert "dither" in parts[0]
+    assert {name.count(".") for name in parts[2].to_json()} == {1, 2}
+    monkeypatch.setattr(tucker, "UNIT", 1 << 40)
+    at_random, others = there_and_back(delta, 0.01)
+    assert "dither" not in others[0]
+    assert squares(back - delta) < 0.8 * squares(at_random - delta)
+    assert coded_size(parts) < coded_size(others)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_step_at_which_a_slice_is_only_just_kept(axis):
     delta = normal(6, 9, 8)
@@ -265,17 +279,16 @@ def test_however_fine_the_step_little_is_lost(delta):
     back, parts = there_and_back(delta, 1e-300)
     assert squares(back - delta) < 1e-8 * squares(delta)
     assert parts[1] == there_and_back(delta, 1e-200)[1][1]
+    assert "dither" not in parts[0]
 
 
 def in_plain_sums(parts, shape):
     """What decoding should give, from float64 sums that round."""
     parameters, chunks, tables = parts
-    readers = [ChunkReader(chunk, tables) for chunk in chunks]
-    factors = tucker._read_factors(readers[0], parameters, shape)
-    ((_, levels),) = tucker._core_blocks(parameters, shape)
-    core = np.zeros(levels.shape)
-    for level in np.unique(levels).tolist():
-        core[levels == level] = readers[1].take(f"tucker.{level}", int((levels == level).sum()))
+    readers = iter([ChunkReader(chunk, tables) for chunk in chunks])
+    dither = Dither.announced(parameters)
+    factors = tucker._read_factors(next(readers), parameters, shape, dither)
+    core = tucker._read_core(readers, parameters, shape, dither)
     for axis, counts in zip(factors, parameters["slices"], strict=True):
         scaled = factors[axis] * tucker._growth(counts)
         core = np.moveaxis(np.tensordot(scaled, core, (1, axis)), 0, axis)
@@ -289,9 +302,11 @@ def test_decoding_is_the_product_of_core_and_factors(sizes):
     np.testing.assert_allclose(back, in_plain_sums(parts, (4, 20, 15)), rtol=1e-6, atol=1e-9)
 
 
-def test_streams_that_are_no_decomposition_decode_as_well():
-    expected = in_plain_sums(tucker_streams(), STREAMS)
-    back = decoded(TUCKER, tucker_streams(), ("F32", STREAMS))
+@pytest.mark.parametrize("dither", [False, True])
+def test_streams_that_are_no_decomposition_decode_as_well(dither):
+    streams = tucker_streams(dither=dither)
+    expected = in_plain_sums(streams, STREAMS)
+    back = decoded(TUCKER, streams, ("F32", STREAMS))
     np.testing.assert_allclose(back, expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max())
 
 
@@ -336,14 +351,16 @@ def test_decoding_needs_numpy_only_and_threads_do_not_matter(threads):
     assert result.stdout == FROZEN
 
 
-def test_decoded_bits_are_what_they_always_were():
+@pytest.mark.parametrize("dither", [False, True])
+def test_decoded_bits_are_what_they_always_were(dither):
     """If this fails, skills packed before would install other bytes than their receipts say."""
-    back = decoded(TUCKER, tucker_streams(), ("F32", (20, 6, 60, 50)))
+    back = decoded(TUCKER, tucker_streams(dither=dither), ("F32", (20, 6, 60, 50)))
     assert np.isfinite(back).all()
-    assert hashlib.sha256(back.tobytes()).hexdigest() == FROZEN
+    assert hashlib.sha256(back.tobytes()).hexdigest() == (FROZEN_WITH_DITHER if dither else FROZEN)
 
 
 FROZEN = "ed14220657276a23ca3099b3e2dc37ba6d0924d46b6cc33ba3e26dcb9ab7ab22"
+FROZEN_WITH_DITHER = "29df10659d20216a2bf37dd09467b2f2a304402ecfba5ec942182e83ed81e9e3"
 
 
 def test_the_order_of_sums_does_not_matter():
@@ -378,9 +395,9 @@ def test_levels_say_how_far_entries_spread():
     delta = multilinear((8, 40, 30), (8, 40, 30), 0.85)
     encoding = TUCKER.encode(TUCKER.analyse(delta, 0.001), 0.001, SEED)
     _, core = encoding.chunks()
-    found = {int(name.partition(".")[2]): symbols for name, symbols in core if symbols.size > 50}
-    assert len(found) > 4
-    for level, symbols in found.items():
+    found = [(int(name.split(".")[1]), symbols) for name, symbols in core if symbols.size > 50]
+    assert len({level for level, _ in found}) > 4
+    for level, symbols in found:
         assert 2.0**level / 2.5 < math.sqrt(np.square(symbols).mean()) < 2.5 * 2.0 ** (level + 1) + 0.5
 
 
