@@ -20,7 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from skillpack.codecs.dead_zone import toward_zero
-from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered, gaussian_bits, groups, read_groups
+from skillpack.codecs.dither import (
+    UNIT,
+    VARIANCE,
+    Dither,
+    dither_key,
+    dithered,
+    gaussian_bits,
+    groups,
+    is_fine,
+    read_groups,
+)
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.protocol import DELTA, Analysis, Cost, Encoding, Layout, Parameters
 from skillpack.errors import DamagedSkillError
@@ -46,8 +56,6 @@ _QUIET: Final = -15
 _MAX_LEVEL: Final = 2000
 _FINEST: Final = 2.0**-24
 """Smallest step relative to the largest entry; an fp32 delta is no more precise."""
-_SMOOTH: Final = 2
-"""From this level on, entries spread over so many steps that the offset of the dither hardly matters."""
 _SAMPLES: Final = 65
 """Rows and columns that a prediction looks at."""
 _SCALES: Final = ("direct.rows", "direct.columns")
@@ -149,7 +157,7 @@ class Direct:
                 yield name, toward_zero(chosen, self.dead_zone or 0.0)
                 continue
             offsets = dither.take(chosen.size)
-            yield from groups(name, dithered(chosen, offsets, noise), offsets, fine=level < _SMOOTH)
+            yield from groups(name, dithered(chosen, offsets, noise), offsets, fine=is_fine(level))
 
     def _distortion(self, rows: Callable[[slice], Floats], shape: tuple[int, int], step: float) -> float:
         if self.dead_zone is None:
@@ -242,7 +250,7 @@ def _ungrouped(reader: ChunkReader, contexts: npt.NDArray[np.int8], dither: Dith
         if dither is None:
             in_order[place] = UNIT * reader.take(name, count).astype(np.int64)
         else:
-            in_order[place] = read_groups(reader, name, dither.take(count), fine=level < _SMOOTH)
+            in_order[place] = read_groups(reader, name, dither.take(count), fine=is_fine(level))
     units = np.empty_like(in_order)
     units[np.argsort(contexts, kind="stable")] = in_order
     return units

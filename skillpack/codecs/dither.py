@@ -33,6 +33,8 @@ VARIANCE: Final = 1 / 12
 """Of the error, in squared steps."""
 _FINE: Final = UNIT // 2
 _KEYS: Final = 1 << 32
+_SMOOTH: Final = 2
+"""Half octaves of spread from which on integers are of so many steps that the offset hardly matters."""
 
 Offsets = npt.NDArray[np.int8]
 """Odd numbers from 1 - UNIT / 2 to UNIT / 2 - 1, in units of 1 / UNIT."""
@@ -88,6 +90,11 @@ def dithered(values: Floats, offsets: Offsets, noise: Noise) -> npt.NDArray[np.i
     # An even number of units less an odd one is never half way between two integers.
     units = 2 * noise.round(values * np.float32(_FINE)) - offsets
     return cast("npt.NDArray[np.int32]", (units + _FINE) // UNIT)
+
+
+def is_fine(level: int) -> bool:
+    """Whether integers that spread over 2**(level / 2) steps are so close that the offset matters to what is likely."""
+    return level < _SMOOTH
 
 
 def groups(context: str, symbols: Integers, offsets: Offsets, *, fine: bool) -> list[Group]:

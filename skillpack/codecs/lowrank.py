@@ -25,7 +25,17 @@ import numpy as np
 import numpy.typing as npt
 
 from skillpack.codecs.dead_zone import toward_zero
-from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered, gaussian_bits, groups, read_groups
+from skillpack.codecs.dither import (
+    UNIT,
+    VARIANCE,
+    Dither,
+    dither_key,
+    dithered,
+    gaussian_bits,
+    groups,
+    is_fine,
+    read_groups,
+)
 from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.gram import in_coordinates, principal
 from skillpack.codecs.matrix import matrix_shape
@@ -49,8 +59,6 @@ _LARGE: Final = 2048
 _INNER_BITS: Final = 8
 _MAX_CLASS: Final = 80
 _EXACT_SUMS: Final = 2**53
-_SMOOTH: Final = 2
-"""From this level on, entries spread over so many steps that the offset of the dither hardly matters."""
 
 
 class Coefficients(NamedTuple):
@@ -482,7 +490,7 @@ def _context(level: int, entries: int) -> str:
 
 
 def _fine(level: int, entries: int) -> bool:
-    return _level(level, entries) < _SMOOTH
+    return is_fine(_level(level, entries))
 
 
 def _unit(parameters: Mapping[str, Any]) -> int:

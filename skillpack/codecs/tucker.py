@@ -22,7 +22,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from skillpack.codecs.dither import UNIT, VARIANCE, Dither, dither_key, dithered, gaussian_bits, groups, read_groups
+from skillpack.codecs.dither import (
+    UNIT,
+    VARIANCE,
+    Dither,
+    dither_key,
+    dithered,
+    gaussian_bits,
+    groups,
+    is_fine,
+    read_groups,
+)
 from skillpack.codecs.gaussian import Source, product_source
 from skillpack.codecs.multilinear import directions, multiplied, projected
 from skillpack.codecs.protocol import DELTA, Analysis, Encoding, Layout, Parameters
@@ -44,10 +54,6 @@ _LEVELS: Final = (-8, 40)
 """Contexts of the core below and above these are not told apart."""
 _DITHERED: Final = -3
 """Level of the core from which on dither makes less of error and bits together than rounding at random."""
-_SMOOTH: Final = 1
-"""Level of the core from which on entries spread over so many steps that the offset of the dither hardly matters."""
-_SMOOTH_FACTORS: Final = 2
-"""The same of factors, whose levels are half octaves, as in low rank."""
 _FINEST: Final = 2.0**-20
 """Smallest step relative to the norm of the delta; exact products have 26 bits and more beyond it."""
 _BIT: Final = math.log(2) / 6
@@ -257,7 +263,7 @@ def _growth(counts: Sequence[int]) -> Doubles:
 
 
 def _runs(parameters: Mapping[str, Any], axis: int, length: int) -> Iterator[tuple[str, slice, bool]]:
-    """Context and columns of each class of a factor, and whether offsets hardly matter to it.
+    """Context and columns of each class of a factor, and whether offsets matter to it.
 
     Columns of one spread are alike whatever codec they are of.
     """
@@ -266,41 +272,41 @@ def _runs(parameters: Mapping[str, Any], axis: int, length: int) -> Iterator[tup
     for below, (first, last) in enumerate(pairwise(ends)):
         if first < last:
             level = top - below - round(math.log2(length))
-            yield f"lowrank.{level}", slice(first, last), level >= _SMOOTH_FACTORS
+            yield f"lowrank.{level}", slice(first, last), is_fine(level)
 
 
 def _of_level(dither: Dither | None, level: int) -> Dither | None:
     return dither if level >= _DITHERED else None
 
 
-def _rounded(context: str, values: Floats, noise: Noise, dither: Dither | None, *, smooth: bool) -> list[Group]:
+def _rounded(context: str, values: Floats, noise: Noise, dither: Dither | None, *, fine: bool) -> list[Group]:
     """What to code for values in steps, 1-D."""
     if dither is None:
         return [(context, noise.round(values))]
     offsets = dither.take(values.size)
-    return groups(context, dithered(values, offsets, noise), offsets, fine=not smooth)
+    return groups(context, dithered(values, offsets, noise), offsets, fine=fine)
 
 
 def _factor_groups(
     parameters: Parameters, axis: int, factor: Floats, noise: Noise, dither: Dither | None
 ) -> Iterator[Group]:
-    for context, columns, smooth in _runs(parameters, axis, len(factor)):
-        yield from _rounded(context, factor[:, columns].T.reshape(-1), noise, dither, smooth=smooth)
+    for context, columns, fine in _runs(parameters, axis, len(factor)):
+        yield from _rounded(context, factor[:, columns].T.reshape(-1), noise, dither, fine=fine)
 
 
 def _core_groups(levels: npt.NDArray[np.int64], values: Floats, noise: Noise, dither: Dither | None) -> Iterator[Group]:
     for level in np.unique(levels).tolist():
-        chosen, smooth = values[levels == level], level >= _SMOOTH
-        yield from _rounded(f"tucker.{level}", chosen, noise, _of_level(dither, level), smooth=smooth)
+        chosen, fine = values[levels == level], is_fine(2 * level)
+        yield from _rounded(f"tucker.{level}", chosen, noise, _of_level(dither, level), fine=fine)
 
 
 def _read(
-    reader: ChunkReader, context: str, count: int, unit: int, dither: Dither | None, *, smooth: bool
+    reader: ChunkReader, context: str, count: int, unit: int, dither: Dither | None, *, fine: bool
 ) -> npt.NDArray[np.int64]:
     """What `_rounded` wrote, in shares of a step: `unit` of them make one."""
     if dither is None:
         return unit * reader.take(context, count).astype(np.int64)
-    return read_groups(reader, context, dither.take(count), fine=not smooth)
+    return read_groups(reader, context, dither.take(count), fine=fine)
 
 
 def _unit(dither: Dither | None) -> int:
@@ -313,9 +319,9 @@ def _read_factors(
     factors = {}
     for axis, rank in zip(parameters["axes"], ranks(parameters), strict=True):
         factors[axis] = np.empty((shape[axis], rank), np.float64)
-        for context, columns, smooth in _runs(parameters, axis, shape[axis]):
+        for context, columns, fine in _runs(parameters, axis, shape[axis]):
             width = columns.stop - columns.start
-            units = _read(reader, context, shape[axis] * width, _unit(dither), dither, smooth=smooth)
+            units = _read(reader, context, shape[axis] * width, _unit(dither), dither, fine=fine)
             factors[axis][:, columns] = units.reshape(width, shape[axis]).T
     reader.finish()
     return factors
@@ -331,7 +337,7 @@ def _read_core(
         for level in np.unique(levels).tolist():
             chosen, offsets = levels == level, _of_level(dither, level)
             core[block][chosen] = _read(
-                reader, f"tucker.{level}", int(chosen.sum()), _unit(dither), offsets, smooth=level >= _SMOOTH
+                reader, f"tucker.{level}", int(chosen.sum()), _unit(dither), offsets, fine=is_fine(2 * level)
             )
         reader.finish()
     return core

@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from skillpack.codecs import lowrank, tucker
-from skillpack.codecs.dither import UNIT, Dither
+from skillpack.codecs.dither import UNIT, Dither, is_fine
 from skillpack.codecs.entropy import ChunkReader, Tables, count_all, encode_chunk
 from skillpack.codecs.matrix import matrix_shape
 from skillpack.codecs.noise import Seed
@@ -62,16 +62,16 @@ def tucker_streams(*, dither=False):
     offsets = Dither.announced(parameters)
     factors = []
     for axis in parameters["axes"]:
-        for context, columns, smooth in tucker._runs(parameters, axis, shape[axis]):
+        for context, columns, fine in tucker._runs(parameters, axis, shape[axis]):
             spread = 2.0 ** (int(context.partition(".")[2]) / 2)
             values = np.rint(spread * random.normal(size=shape[axis] * (columns.stop - columns.start)))
-            factors += tucker._rounded(context, values.astype(np.float32), noise, offsets, smooth=smooth)
+            factors += tucker._rounded(context, values.astype(np.float32), noise, offsets, fine=fine)
     core = []
     for _, levels in tucker._core_blocks(parameters, shape):
         for level in np.unique(levels).tolist():
             values = np.rint(2.0**level * random.normal(size=int((levels == level).sum()))).astype(np.float32)
-            own, smooth = tucker._of_level(offsets, level), level >= tucker._SMOOTH
-            core += tucker._rounded(f"tucker.{level}", values, noise, own, smooth=smooth)
+            own = tucker._of_level(offsets, level)
+            core += tucker._rounded(f"tucker.{level}", values, noise, own, fine=is_fine(2 * level))
     tables = count_all([factors, core]).tables()
     return parameters, [encode_chunk(chunk, tables) for chunk in (factors, core)], tables
 

@@ -133,7 +133,7 @@ def streams(dither):
             found.append((f"direct.{level}", symbols))
         else:
             drawn = offsets.take(symbols.size)
-            found += direct.groups(f"direct.{level}", symbols, drawn, fine=level < direct._SMOOTH)
+            found += direct.groups(f"direct.{level}", symbols, drawn, fine=direct.is_fine(level))
     chunks = [list(zip(direct._SCALES, (rows, columns), strict=True)), found]
     tables = count_all(chunks).tables()
     return parameters, [encode_chunk(chunk, tables) for chunk in chunks], tables

@@ -86,7 +86,10 @@ def test_a_small_skill_keeps_the_gain_and_comes_off_without_a_trace(pair, room, 
 def test_stacks_are_written_by_the_codec_that_wins_and_the_table_shows_it(pair, room):
     """Where noise is large what experts and positions have in common is said once; fine packs are about entries too."""
     by_matrix = {"lowrank", "sparse", "exact", "direct", "lowrank+direct"}
-    for quality, expected in ((0.9, {"tucker"}), (0.998, {"direct", "lowrank+direct", "lowrank"})):
+    by_entries = {"direct", "lowrank+direct", "lowrank"}
+    # Neighbouring positions of a kernel have something in common at any size.
+    fine = by_entries | {"tucker"} if pair.case is STACKED["resnet"] else by_entries
+    for quality, expected in ((0.9, {"tucker"}), (0.998, fine)):
         skillpack.pack(pair.base, pair.tuned, "small", quality=quality, store=room / "store")
         manifest = skillpack.show("small", store=room / "store").skill.manifest
         assert {entry.main.codec for entry in manifest.tensors if len(entry.shape) == 2} <= by_matrix
@@ -100,7 +103,7 @@ def test_stacks_are_written_by_the_codec_that_wins_and_the_table_shows_it(pair, 
         ]
         assert stacks
         written = {entry.main.codec for entry in stacks}
-        assert written & expected
+        assert written <= expected
         assert (written == {"tucker"}) == (quality == 0.9)
         assert written != {"lowrank"}
         kinds = [kind for kind in by_kind(manifest.tensors) if written & set(kind.codecs)]
