@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from benchmarks.baselines.protocol import Baseline, Moments
 
 LORA = "LoRA extraction"
-SHARES = (0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25)
-"""Bytes of our skills, as shares of the fine-tune's."""
-CALIBRATED_SHARES = (0.004, 0.008, 0.03, 0.06)
+CALIBRATED_SHARES = (0.004, 0.008, 0.015, 0.03, 0.06)
+"""Bytes of our skills that learn from texts, as shares of the fine-tune's."""
+SHARES = (*CALIBRATED_SHARES, 0.12, 0.25)
+"""Bytes of those that do not."""
 
 _Measured = tuple[int, float, dict[str, float]]
 """Bytes, KL, and what else there is to say."""

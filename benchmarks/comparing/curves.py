@@ -6,9 +6,13 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_SAMPLES = 1000
+"""Divergences at which curves are compared for a mean."""
 Point = tuple[int, float]
 """Bytes, and mean KL in nats per prediction."""
 
@@ -46,3 +50,35 @@ def bytes_at(divergence: float, points: Sequence[Point]) -> float | None:
             share = math.log(above / divergence) / math.log(above / below)
             return low * (high / low) ** share
     return None
+
+
+def mean_saving(points: Sequence[Point], others: Sequence[Point], low: float, high: float) -> float | None:
+    """Share of bytes that a curve saves against another at the same divergence, on average over the range of both.
+
+    The mean over the logarithm of the divergence of that of the ratio of bytes, as Bjontegaard compares video coders
+    (ITU-T VCEG-M33, 2001); between points both curves are straight in these logarithms, as in `bytes_at`.
+
+    Args:
+        points: of the one curve.
+        others: of the one it is compared with.
+        low: the least divergence that counts.
+        high: the largest one.
+
+    Returns:
+        None where the curves have no range in common.
+
+    >>> round(mean_saving([(5, 0.1), (500, 0.001)], [(10, 0.1), (1000, 0.001)], 1e-4, 1.0), 3)
+    0.5
+    """
+    one, other = frontier(points), frontier(others)
+    if not one or not other:
+        return None
+    low, high = max(low, one[-1][1], other[-1][1]), min(high, one[0][1], other[0][1])
+    if low >= high:
+        return None
+    sizes = [
+        (bytes_at(divergence, one), bytes_at(divergence, other)) for divergence in np.geomspace(low, high, _SAMPLES)
+    ]
+    # Either end may be beyond a curve by an error of rounding.
+    ratios = [math.log(ours / theirs) for ours, theirs in sizes if ours and theirs]
+    return 1 - math.exp(sum(ratios) / len(ratios))

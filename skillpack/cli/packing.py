@@ -96,9 +96,9 @@ def pack(
     --examples DATA attaches what the base makes of some dozen prompts, so that skillpack route can choose the skill; by
     default those of --calibration. The texts are not kept.
 
-    --refine then lets errors of rounding cancel out where the fine-tune's predictions are sensitive to them, which
-    costs no bytes. Every fourth text is kept for measuring, and what has been learned is dropped if it does not help
-    there.
+    --refine then tries whether weak columns had better be kept farther down, in as many bytes, and lets errors of
+    rounding cancel out where the fine-tune's predictions are sensitive to them. Every fourth text is kept for
+    measuring, and moves that do not help there are dropped.
 
     --sweep packs at nine sizes from about 0.3 % to 12 % of the fine-tune and writes size against relative error to
     FOLDER as curve.json, curve.png and curve.svg; with --calibration DATA, which may be self, also against KL, by real

@@ -185,7 +185,8 @@ def _rewidened(module: torch.nn.Module, held: Mapping[str, torch.Tensor]) -> Abs
             stored = _stored(module, attribute)
             if stored.dtype != torch.float32 and _same_storage(wide, tensor):
                 return _Saved(stored.detach(), tensor.size(), tensor.stride(), tensor.storage_offset())
-        return tensor
+        # An operation that saved what came out of it, as that is, would keep itself alive.
+        return tensor.detach()
 
     return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
 

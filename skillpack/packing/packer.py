@@ -226,10 +226,11 @@ class Packer:
         self._finest = math.inf
         self._last: float | None = None
 
-    def pack(self, *, checked: bool = True) -> Packed:
+    def pack(self, *, size: int | None = None, checked: bool = True) -> Packed:
         """Code the delta so that it meets the goal.
 
         Args:
+            size: bytes that it may take, in place of what the goal says.
             checked: decode what was coded. Without that a pack is good to be tried out: errors and bounds in its
                 manifest only take as many bytes as the real ones.
 
@@ -237,11 +238,12 @@ class Packer:
             NotFiniteError: a tensor holds NaN or infinity, and the goal is not an exact pack.
             UsageError: the size cannot be met.
         """
-        step = self._step()
+        size = self._goal.size if size is None else size
+        step = self._step(size)
         push = 0.001
         while True:
             packed = self._coded(step, checked=checked)
-            if self._goal.size is None or packed.size <= self._goal.size:
+            if size is None or packed.size <= size:
                 self._last = step
                 return packed
             packed.payload.close()
@@ -250,7 +252,7 @@ class Packer:
                     f"what must be kept at any quality takes {packed.size:,} bytes", hint="Ask for a larger size."
                 )
             # The estimate that the search went by was a little too low.
-            step *= 1 + max(push, 2 * (packed.size / self._goal.size - 1))
+            step *= 1 + max(push, 2 * (packed.size / size - 1))
             push *= 2
 
     def first_step(self) -> float:
@@ -316,6 +318,25 @@ class Packer:
         for name, share in shares.items():
             weighed[name].fineness = share
 
+    def reach(self, keep: float) -> None:
+        """Find out about all columns of linear layers that `keep` may ask for; before anything else.
+
+        Args:
+            keep: the least that will be asked for, see `LowRank`.
+        """
+        for plan in self._lossy:
+            plan.reach = keep
+
+    def keep(self, keep: float | None) -> None:
+        """Keep columns of linear layers down to there.
+
+        Args:
+            keep: see `LowRank`, no less than `reach` was told; None for the usual.
+        """
+        for plan in self._lossy:
+            plan.keep = keep
+        self.recount()
+
     def recount(self) -> None:
         """Take notice that plans round something else now."""
         self._counted = None
@@ -326,24 +347,24 @@ class Packer:
             plan.restore()
         self.recount()
 
-    def _step(self) -> float:
-        """The step that meets the goal, as far as estimates tell; close to the last one if there was one."""
-        if self._goal.size is None or not self._lossy:
+    def _step(self, size: int | None) -> float:
+        """The step of a size, or of the goal, as far as estimates tell; close to the last one if there was one."""
+        if size is None or not self._lossy:
             return self._last or self.first_step()
         start, finest, largest = self._last, self._finest, 0.0
         if start is None:
-            finest = self._first_guess(self._goal.size) / _MARGIN
+            finest = self._first_guess(size) / _MARGIN
         while True:
             if finest < self._finest:
                 self._analyse(finest)
-            start = start or self._predicted(self._lossy, self._goal.size)
+            start = start or self._predicted(self._lossy, size)
             try:
-                return step_for_size(self._estimated_size, self._goal.size, start, finest)
+                return step_for_size(self._estimated_size, size, start, finest)
             except FinerStepNeededError:
-                size = self._estimated_size(finest)
-                if size <= largest:  # no codec goes any finer
+                found = self._estimated_size(finest)
+                if found <= largest:  # no codec goes any finer
                     return finest
-                largest = size
+                largest = found
                 finest /= 4
 
     def _first_guess(self, size: int | None) -> float:

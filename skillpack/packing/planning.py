@@ -135,6 +135,8 @@ class LossyPlan:
         scale: typical strength of a direction per coefficient, in the units of a step; 0 for small tensors.
         energy: squared Frobenius norm of the delta.
         fineness: step that is used, as a share of the one asked for.
+        keep: how far down columns of a linear layer are kept, see `LowRank`; None for the usual.
+        reach: down to where columns are found out about at least, in the same unit.
         entries: what the entry-wise codecs need; None where no step will make them the cheapest.
     """
 
@@ -145,6 +147,8 @@ class LossyPlan:
     scale: float = 0.0
     energy: float = 0.0
     fineness: float = 1.0
+    keep: float | None = None
+    reach: float = math.inf
     entries: Analysis | None = None
     _moved: Analysis | None = None
     _sources: list[Source] = field(default_factory=list)
@@ -176,7 +180,7 @@ class LossyPlan:
 
     def predicted_bits(self, step: float) -> float:
         """Bits it will take at a step, from its singular values alone; 0 for small tensors."""
-        codec, analysis, _ = self.analyses[0]
+        codec, analysis, _ = self._current()[0]
         if not isinstance(codec, LowRank):
             return 0.0
         return codec.predicted(analysis, self.fineness * step).bits
@@ -207,7 +211,7 @@ class LossyPlan:
         """Who may write the delta, as a matrix of that shape."""
         if not self.is_matrix:
             return [Offer(Sparse(stochastic=True), shape, math.sqrt(mean_square) / _VECTOR_STEPS or 1.0)]
-        offers = [Offer(replace(self._low_rank, device=device), shape, math.inf)]
+        offers = [Offer(replace(self._widest, device=device), shape, math.inf)]
         if density < _SPARSE:
             offers.append(Offer(Sparse(), shape, math.inf))
         axes = tensor_shape(common_shape(self.change))
@@ -226,7 +230,7 @@ class LossyPlan:
         """No codec has anything to add to factors that are exact."""
         if not (np.isfinite(left).all() and np.isfinite(right).all()):
             raise self._not_finite()
-        codec = self._low_rank
+        codec = self._widest
         analysis = codec.analyse_product(left, right, finest)
         # No entry is larger than the largest singular value.
         if not np.isfinite(analysis["all_values"]).all():
@@ -268,7 +272,14 @@ class LossyPlan:
 
     @property
     def _low_rank(self) -> LowRank:
-        return _TABLE if self.is_table else replace(_LINEAR, keep=_LINEAR.keep / self.fineness)
+        keep = _LINEAR.keep if self.keep is None else self.keep
+        return _TABLE if self.is_table else replace(_LINEAR, keep=keep / self.fineness)
+
+    @property
+    def _widest(self) -> LowRank:
+        """The codec that finds out about all columns which may be kept."""
+        usual = self._low_rank
+        return usual if self.is_table else replace(usual, keep=min(usual.keep, self.reach / self.fineness))
 
     def factors(self, step: float) -> Coefficients | None:
         """What is decoded at a step, where the low-rank codec writes it; None if another codec does."""
@@ -312,12 +323,11 @@ class LossyPlan:
         return offers[cheapest(costs, step)]
 
     def _current(self) -> list[tuple[LossyCodec, Analysis, float]]:
-        """The analyses, with coefficients that have been moved."""
-        moved = self._moved
-        if moved is None:
-            return self.analyses
+        """The analyses, with coefficients that have been moved, and who codes with them."""
         return [
-            (codec, moved if isinstance(codec, LowRank) else analysis, limit)
+            (self._low_rank, analysis if self._moved is None else self._moved, limit)
+            if isinstance(codec, LowRank)
+            else (codec, analysis, limit)
             for codec, analysis, limit in self.analyses
         ]
 

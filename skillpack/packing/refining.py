@@ -15,7 +15,6 @@ the kind. After some steps everything is rounded again, so that the next ones se
 from __future__ import annotations
 
 from collections import deque
-from contextlib import closing
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,13 +22,6 @@ import numpy as np
 import torch
 
 from skillpack.codecs.matrix import matrix_shape
-from skillpack.errors import DataError
-from skillpack.evaluating.scores import divergence, kl_gradient
-from skillpack.evaluating.trials import LEAST_TO_LEARN
-from skillpack.live.precision import weight_gradients
-from skillpack.live.predictions import predict
-from skillpack.live.prefixes import read_prefix
-from skillpack.packing.divergence import pack_within
 from skillpack.packing.planning import common_shape
 from skillpack.packing.spool import spooled
 from skillpack.progress import Progress, Stage, silent
@@ -37,18 +29,12 @@ from skillpack.progress import Progress, Stage, silent
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from skillpack.evaluating.trials import Measured
-    from skillpack.live.batches import Batch
-    from skillpack.live.prefixes import Prefix
-    from skillpack.packing.divergence import Candidates
-    from skillpack.packing.packer import Goal, Packed, Packer
+    from skillpack.packing.lessons import Lessons
+    from skillpack.packing.packer import Packer
     from skillpack.packing.planning import LossyPlan
 
 _BETWEEN_ROUNDINGS: Final = 3
 """Steps after which coefficients are rounded again."""
-_BATCHES: Final = 8
-"""Most batches that are learned from at a time; where there are more, others take their turn after each rounding."""
-_USUAL_ROUNDS: Final = 3
 _FAR: Final = 3.0
 """How much farther than tried a step may go."""
 _LEFT: Final = 0.1
@@ -137,57 +123,17 @@ class _Tensor:
         self.plan.move(step, moves[: self._rows], moves[self._rows :])
 
 
-class _Lessons:
-    """Texts, with what the fine-tune predicts for them, and a model that is to predict the same."""
-
-    def __init__(self, model: Any, tuned: Any, batches: Sequence[Batch], stage: Stage) -> None:
-        self._model, self._stage, self._batches = model, stage, batches
-        self._predictions = sum(len(batch.sample) for batch in batches)
-        with torch.no_grad():
-            prefix = read_prefix(tuned, batches)
-            self._wanted = [_kept(predict(tuned, batch, prefix)) for batch in batches]
-
-    @torch.no_grad()
-    def kl(self) -> float:
-        """Mean KL(tuned || model), nats per prediction."""
-        prefix = read_prefix(self._model, self._batches)
-        return self._mean(predict(self._model, batch, prefix) for batch in self._batches)
-
-    def kl_with_gradients(self, tensors: dict[str, _Tensor]) -> float:
-        """The same, and its gradient becomes the tensors' `ahead`."""
-
-        def sink(name: str, gradient: torch.Tensor) -> None:
-            if name in tensors:
-                tensors[name].add_gradient(gradient)
-
-        def logits(prefix: Prefix | None) -> Iterator[torch.Tensor]:
-            for batch, wanted in zip(self._batches, self._wanted, strict=True):
-                found = predict(self._model, batch, prefix)
-                torch.autograd.backward(found, kl_gradient(found, wanted) / self._predictions)
-                self._stage.advance(batch.nbytes)
-                yield found.detach()
-
-        with weight_gradients(self._model, sink), torch.enable_grad():
-            prefix = read_prefix(self._model, self._batches)
-            kl = self._mean(logits(prefix))
-            if prefix is not None:
-                prefix.backward()
-        for tensor in tensors.values():
-            tensor.project()
-        return kl
-
-    def _mean(self, logits: Iterator[torch.Tensor]) -> float:
-        pairs = zip(logits, self._wanted, strict=True)
-        return sum(float(divergence(found, wanted).kl.double().sum()) for found, wanted in pairs) / self._predictions
+def roundings(rounds: int) -> int:
+    """How many times so many steps of descent round everything."""
+    return -(-rounds // _BETWEEN_ROUNDINGS)
 
 
 def refine(
     packer: Packer,
     step: float,
     packed: Any,
-    tuned: Any,
+    lessons: Sequence[Lessons],
     *,
-    batches: Sequence[Batch],
     rounds: int,
     progress: Progress = silent,
 ) -> None:
@@ -197,87 +143,30 @@ def refine(
         packer: whose plans are moved, until they are restored.
         step: with which the model was coded.
         packed: the model with the skill, as `open_model` gives it; its weights are changed.
-        tuned: the fine-tune.
-        batches: what to learn from.
+        lessons: what to learn from; where there are several they take turns, one after each rounding.
         rounds: steps of descent.
         progress: called during the work.
     """
     weights = dict(packed.named_parameters())
     found = {plan.change.name: _Tensor(plan, weights[plan.change.name]) for plan in _movable(packer, weights)}
     each = packer.threads.for_each
-    turns = [batches[at : at + _BATCHES] for at in range(0, len(batches), _BATCHES)]
-    stage = Stage(progress, "refining", sum(_nbytes(turns, done) for done in range(rounds)))
-    for done in range(0, rounds, _BETWEEN_ROUNDINGS):
+    turns = [
+        (lessons[turn % len(lessons)], min(_BETWEEN_ROUNDINGS, rounds - turn * _BETWEEN_ROUNDINGS))
+        for turn in range(roundings(rounds))
+    ]
+    stage = Stage(progress, "refining", sum(some.nbytes * (steps + 1) for some, steps in turns))
+    for some, steps in turns:
         taken = list(each(lambda tensor: tensor.take(step), list(found.values()), lambda tensor: tensor.elements))
         tensors = dict(compress(found.items(), taken))
-        lessons = _Lessons(packed, tuned, turns[_turn(turns, done)], stage)
-        _descend(tensors, lessons, min(_BETWEEN_ROUNDINGS, rounds - done))
+        _descend(tensors, packed, some, steps, stage)
         settled = each(lambda tensor: tensor.settle(step), list(tensors.values()), lambda tensor: tensor.elements)
         deque(settled, maxlen=0)
     packer.recount()
 
 
-def measured_pack(
-    packer: Packer, goal: Goal, candidates: Candidates, progress: Progress = silent
-) -> tuple[Packed, Measured]:
-    """Pack to a goal, measure what came out, and refine it if that is asked for and helps.
-
-    Args:
-        packer: of the delta.
-        goal: what to achieve.
-        candidates: texts to learn from and to measure with.
-        progress: called during the work.
-
-    Returns:
-        The pack and what was measured of it.
-
-    Raises:
-        UsageError: the size or the divergence cannot be met.
-        DataError: there are too few texts to learn from, as was asked for.
-    """
-
-    def plain(step: float | None = None) -> tuple[Packed, Measured]:
-        packed = packer.pack() if step is None else packer.coded_at(step)
-        return packed, candidates.measure(packed)
-
-    def better(draft: Packed) -> tuple[Packed, Measured]:
-        """What learning makes of a pack that is not checked, or that pack itself where it does not help."""
-        step = draft.step
-        with closing(draft.payload):
-            model = candidates.opened(draft)
-        found = trials.measure(model)
-        refine(packer, step, model, trials.tuned, batches=trials.lessons, rounds=rounds, progress=progress)
-        try:
-            packed, measured = plain(step)
-        finally:
-            packer.restore()
-        if measured.kl < found.kl and (goal.size is None or packed.size <= goal.size):
-            return packed, measured
-        packed.payload.close()
-        return plain(None if goal.max_kl is None else step)
-
-    trials, rounds = candidates.trials, _rounds(goal, candidates)
-    if goal.max_kl is not None:
-        # What will most likely not be kept need not be checked.
-        attempt = (lambda step: better(packer.coded_at(step, checked=False))) if rounds else plain
-        return pack_within(packer.first_step(), goal.max_kl, attempt)
-    return better(packer.pack(checked=False)) if rounds else plain()
-
-
-def _rounds(goal: Goal, candidates: Candidates) -> int:
-    """How many steps of learning there are to be."""
-    trials = candidates.trials
-    if goal.refine and not trials.lessons:
-        raise DataError(
-            f"{len(trials.samples)} samples are too few to learn from and to measure with",
-            hint=f"Give {LEAST_TO_LEARN} or more; some dozens are better.",
-        )
-    return _USUAL_ROUNDS if goal.refine is None and trials.lessons else goal.refine or 0
-
-
-def _descend(tensors: dict[str, _Tensor], lessons: _Lessons, steps: int) -> None:
+def _descend(tensors: dict[str, _Tensor], model: Any, lessons: Lessons, steps: int, stage: Stage) -> None:
     """Some steps of conjugate gradients, the first one straight down."""
-    kl = lessons.kl_with_gradients(tensors)
+    kl = _look_ahead(tensors, model, lessons, stage)
     share, before = 1.0, 0.0
     for left in reversed(range(steps)):
         slope = square = 0.0
@@ -294,7 +183,7 @@ def _descend(tensors: dict[str, _Tensor], lessons: _Lessons, steps: int) -> None
         for tensor in tensors.values():
             tensor.move(tried)
             tensor.show()
-        ahead = lessons.kl_with_gradients(tensors) if left else lessons.kl()
+        ahead = _look_ahead(tensors, model, lessons, stage) if left else lessons.kl(model, stage)
         bend = (ahead - kl - tried * slope) / tried**2
         best = min(-slope / (2 * bend), _FAR * tried) if bend > 0 else tried
         for tensor in tensors.values():
@@ -302,18 +191,23 @@ def _descend(tensors: dict[str, _Tensor], lessons: _Lessons, steps: int) -> None
         kl, share, before = max(kl + best * slope + best**2 * bend, _LEFT * kl), best / tried, square
 
 
+def _look_ahead(tensors: dict[str, _Tensor], model: Any, lessons: Lessons, stage: Stage) -> float:
+    """The divergence of the model, whose gradient becomes the tensors' `ahead`."""
+
+    def sink(name: str, gradient: torch.Tensor) -> None:
+        if name in tensors:
+            tensors[name].add_gradient(gradient)
+
+    kl = lessons.kl_with_gradients(model, sink, stage)
+    for tensor in tensors.values():
+        tensor.project()
+    return kl
+
+
 def _movable(packer: Packer, weights: dict[str, torch.nn.Parameter]) -> Iterator[LossyPlan]:
     for plan in packer.lossy:
         if plan.is_matrix and plan.change.name in weights and plan.operands()[0] is not None:
             yield plan
-
-
-def _turn(turns: Sequence[Sequence[Batch]], done: int) -> int:
-    return done // _BETWEEN_ROUNDINGS % len(turns)
-
-
-def _nbytes(turns: Sequence[Sequence[Batch]], done: int) -> int:
-    return sum(batch.nbytes for batch in turns[_turn(turns, done)])
 
 
 def _dot(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -323,7 +217,3 @@ def _dot(one: torch.Tensor, other: torch.Tensor) -> float:
 def _zeros(*shape: int) -> torch.Tensor:
     """An fp32 tensor whose memory is a temporary file."""
     return torch.from_numpy(spooled(shape, np.float32))
-
-
-def _kept(logits: torch.Tensor) -> torch.Tensor:
-    return _zeros(*logits.shape).copy_(logits)

@@ -135,8 +135,9 @@ def pack(
         max_kl: mean KL(tuned || packed) in nats per predicted token that the skill may have on the calibration texts,
             the upper end of its 95 % interval being what counts; the smallest skill within it is made.
         refine: steps of learning from the calibration texts that bring the skill closer to the fine-tune at the same
-            size. Every fourth text is kept for measuring, and what has been learned is dropped if the skill is no
-            better on these. By default 3 if calibration texts are given, at least 8 of them, and no `max_kl`; else 0.
+            size, beginning from the better of two ways to keep weak columns. Every fourth text is kept for measuring,
+            and the steps are dropped if the skill is no better on these. By default 3 if calibration texts are given,
+            at least 8 of them, and no `max_kl`; else 0.
         calibration: texts as `skillpack.texts.read_samples` reads them, or samples; by default, or if "self", texts
             that the fine-tune writes itself. Tensors are coded the more finely the more errors in them matter there.
         examples: prompts of what the skill is for, as `skillpack.add_examples` takes them, to be attached to it; by
@@ -253,13 +254,13 @@ def _pack(
         return packer.pack(), None
     # Only here, since transformers takes seconds to load.
     from skillpack.packing.divergence import open_candidates
-    from skillpack.packing.refining import measured_pack
+    from skillpack.packing.taught import taught_pack
 
     base, tuned = models
     assert isinstance(tuned, str | Path)
     with open_candidates(base, tuned, about.texts, progress, learn=goal.refine != 0) as candidates:
         packer.weigh(about.weighing.found(of, candidates, progress) if known is None else known)
-        return measured_pack(packer, goal, candidates, progress)
+        return taught_pack(packer, goal, candidates, progress)
 
 
 def _name_of(tuned: str | Path) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from skillpack.errors import NotFiniteError, UsageError
-from skillpack.packing.spool import spool
+from skillpack.packing.spool import mapped, spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -218,7 +218,7 @@ def _read(path: Path, key: str) -> tuple[float, list[Analysis]] | None:
     Raises:
         OSError, ValueError, KeyError, TypeError: likewise.
     """
-    data = np.memmap(path, np.uint8, "r")
+    data = mapped(path, path.stat().st_size)
     digest = hashlib.blake2b(data[:-_SUM].data, digest_size=_SUM).digest()
     if data.size < len(_MAGIC) + _SUM or digest != data[-_SUM:].tobytes():
         return None
@@ -228,7 +228,7 @@ def _read(path: Path, key: str) -> tuple[float, list[Analysis]] | None:
 
 def _mapped(path: Path) -> tuple[dict[str, Any], list[Analysis]]:
     """Header and arrays of a sound file; what is written to the arrays stays in memory."""
-    data = np.memmap(path, np.uint8, "c")
+    data = mapped(path, path.stat().st_size)
     at = len(_MAGIC) + 8
     end = at + int.from_bytes(data[len(_MAGIC) : at].tobytes(), "little")
     header = json.loads(data[at:end].tobytes())
@@ -237,6 +237,7 @@ def _mapped(path: Path) -> tuple[dict[str, Any], list[Analysis]]:
         analysis: dict[str, Floats] = {}
         for name, shape in shapes.items():
             start, end = end, end + 4 * int(np.prod(shape, dtype=np.int64))
-            analysis[name] = data[start:end].view(np.float32).reshape(shape)
+            # Of a part numpy does not say by itself that it is a map.
+            analysis[name] = data[start:end].view(np.float32).reshape(shape).view(np.memmap)
         analyses.append(analysis)
     return header, analyses

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +12,16 @@ import torch
 
 import skillpack
 from skillpack.checkpoint import open_checkpoint
+from skillpack.codecs.lowrank import LowRank
 from skillpack.delta import find_delta
 from skillpack.errors import DataError, UsageError
 from skillpack.evaluating.trials import Trials, open_trials
 from skillpack.live.models import open_model, open_tokenizer
+from skillpack.packing import planning, taught
 from skillpack.packing.divergence import Candidates
+from skillpack.packing.lessons import Lessons
 from skillpack.packing.packer import Goal, Packer
-from skillpack.packing.refining import _Lessons, _movable, _Tensor, refine
+from skillpack.packing.refining import _movable, _Tensor, refine
 from skillpack.progress import Stage, silent
 from skillpack.texts import Sample
 from tests.live import models
@@ -24,6 +29,9 @@ from tests.live import models
 pytestmark = pytest.mark.usefixtures("room")
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+SIZE = 4200
+"""Bytes of a skill for which columns are better kept as far down as usual."""
+STAGE = Stage(silent, "learning", 1)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +97,33 @@ def test_texts_are_learned_from_unless_that_is_declined(pack):
     assert usual.measured.kl < none.measured.kl
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_texts_choose_how_far_down_columns_are_kept(pack, monkeypatch, swapped):
+    usual = LowRank().keep
+    if swapped:
+        monkeypatch.setattr(planning, "_LINEAR", LowRank(keep=taught.FARTHER))
+        monkeypatch.setattr(taught, "FARTHER", usual)
+    found = pack(size=SIZE, dry_run=True)
+    monkeypatch.setattr(planning, "_LINEAR", LowRank(keep=usual))
+    assert columns(found) == pytest.approx(columns(pack(size=SIZE, dry_run=True, refine=0)), rel=0.05)
+    monkeypatch.setattr(planning, "_LINEAR", LowRank(keep=0.05))
+    assert columns(found) != pytest.approx(columns(pack(size=SIZE, dry_run=True, refine=0)), rel=0.05)
+
+
+def columns(report):
+    return sum(sum(entry.main.parameters.get("columns", [])) for entry in report.manifest.tensors)
+
+
+def test_few_files_are_open_at_a_time(pack):
+    """Of every tensor there are a dozen arrays in files."""
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 16, most))
+    try:
+        pack(quality=0.95)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
+
+
 def test_few_texts_are_only_weighed_by(learned, pack):
     few = learned[2][:7]
     assert pack(calibration=few).digest == pack("none", calibration=few, refine=0).digest
@@ -115,8 +150,21 @@ def parts(learned, tmp_path):
         yield packer, packed, model, trials
 
 
-def lessons(model, trials):
-    return _Lessons(model, trials.tuned, trials.lessons, Stage(silent, "learning", 1))
+def lessons(trials):
+    return Lessons(trials.tuned, trials.lessons)
+
+
+def look_ahead(texts, model, tensors):
+    """The divergence, whose gradient becomes the tensors' `ahead`."""
+
+    def sink(name, gradient):
+        if name in tensors:
+            tensors[name].add_gradient(gradient)
+
+    kl = texts.kl_with_gradients(model, sink, STAGE)
+    for tensor in tensors.values():
+        tensor.project()
+    return kl
 
 
 def tensors(packer, model, step):
@@ -127,10 +175,10 @@ def tensors(packer, model, step):
 
 def test_gradients_are_slopes_of_the_divergence(parts):
     packer, packed, model, trials = parts
-    found, texts = tensors(packer, model, packed.step), lessons(model, trials)
+    found, texts = tensors(packer, model, packed.step), lessons(trials)
     assert len(found) > 5
-    start = texts.kl_with_gradients(found)
-    assert start == pytest.approx(texts.kl(), rel=1e-4)
+    start = look_ahead(texts, model, found)
+    assert start == pytest.approx(texts.kl(model, STAGE), rel=1e-4)
     for tensor in found.values():
         tensor.arrive(1.0)
         gradient = tensor.gradient.clone()
@@ -139,10 +187,10 @@ def test_gradients_are_slopes_of_the_divergence(parts):
         length = 0.02 * start / float(gradient.square().sum())
         tensor.move(length)
         tensor.show()
-        above = texts.kl()
+        above = texts.kl(model, STAGE)
         tensor.move(-2 * length)
         tensor.show()
-        below = texts.kl()
+        below = texts.kl(model, STAGE)
         tensor.move(length)
         tensor.show()
         assert (above - below) / (2 * length) == pytest.approx(-float(gradient.square().sum()), rel=0.05)
@@ -151,7 +199,7 @@ def test_gradients_are_slopes_of_the_divergence(parts):
 def test_live_weights_are_what_an_install_writes_and_what_is_moved_is_rounded(learned, parts, tmp_path):
     packer, packed, model, trials = parts
     before = {plan.change.name: plan.factors(packed.step) for plan in packer.lossy}
-    refine(packer, packed.step, model, trials.tuned, batches=trials.lessons, rounds=3)
+    refine(packer, packed.step, model, [lessons(trials)], rounds=3)
     after = {plan.change.name: plan.factors(packed.step) for plan in packer.lossy}
     changed = [name for name, was in before.items() if was is not None and (was.left != after[name].left).any()]
     assert len(changed) > 5

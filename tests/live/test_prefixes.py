@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import transformers
@@ -88,6 +91,29 @@ def test_gradients_are_the_same(make, tmp_path):
     for name, gradient in gradients(opened=True).items():
         torch.testing.assert_close(gradient, expected.pop(name), rtol=1e-3, atol=1e-3)
     assert not expected
+
+
+@pytest.mark.parametrize("make", [models.llama, gpt2])
+def test_nothing_stays_of_a_pass(make, tmp_path):
+    """The last layer's keys and values lead nowhere, so that no backward pass frees what was computed after them."""
+
+    class Sink:
+        def __call__(self, _name, _gradient):
+            pass
+
+    model, found, sink = open_model(make(tmp_path)), batches(tmp_path), Sink()
+    seen = weakref.ref(sink)
+    gc.disable()
+    try:
+        with weight_gradients(model, sink), torch.enable_grad():
+            prefix = read_prefix(model, found)
+            logits = predict(model, found[0], prefix)
+            torch.autograd.backward(logits, logits.detach().tanh())
+            prefix.backward()
+        del sink, prefix, logits
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("make", [mistral, lambda folder: models.bert(folder, "BertLMHeadModel")])

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from skillpack.checkpoint import open_checkpoint
+from skillpack.codecs.lowrank import LowRank
 from skillpack.delta import find_delta
 from skillpack.errors import NotFiniteError, UsageError
+from skillpack.packing import planning
 from skillpack.packing.packer import DEFAULT_QUALITY, Goal, Packer
 from skillpack.tensors import Tensor
 from tests.packing.models import EMBED, base_values, drift, normal, stored, tensor, tuned_values, write
@@ -282,3 +284,45 @@ def test_a_pack_knows_its_error_over_all_that_it_approximates(packed):
     missed = sum(rough[name] ** 2 * energies[name] for name in rough)
     assert result.error == pytest.approx(math.sqrt(missed / sum(energies[name] for name in rough)), rel=0.02)
     assert packed(BASE, TUNED, exact=True).error == 0
+
+
+def test_columns_are_kept_as_far_down_as_was_asked_for(tmp_path, monkeypatch):
+    name = "model.layers.0.q_proj.weight"
+    tuned = TUNED | {name: TUNED[name] + normal(*TUNED[name].shape, scale=1e-3)}
+    write(tmp_path / "base", BASE)
+    write(tmp_path / "tuned", tuned)
+    delta = find_delta(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "tuned"))
+
+    def manifest(packer, *keeps):
+        for keep in keeps:
+            packer.keep(keep)
+            result = packer.pack()
+            result.payload.close()
+        return result.manifest
+
+    usual = manifest(Packer(delta, Goal(quality=0.95)), None)
+    reaching = Packer(delta, Goal(quality=0.95))
+    reaching.reach(0.05)
+    assert manifest(reaching, None) == usual
+    farther = manifest(reaching, 0.05)
+    columns = [
+        sum(entry.main.parameters["columns"])
+        for found in (usual, farther)
+        for entry in found.tensors
+        if entry.name == name
+    ]
+    assert columns[0] < columns[1]
+    assert manifest(reaching, None) == usual
+    monkeypatch.setattr(planning, "_LINEAR", LowRank(keep=0.05))
+    assert manifest(Packer(delta, Goal(quality=0.95)), None) == farther
+
+
+def test_another_size_than_the_goal_says_is_met(tmp_path):
+    write(tmp_path / "base", BASE)
+    write(tmp_path / "tuned", TUNED)
+    delta = find_delta(open_checkpoint(tmp_path / "base"), open_checkpoint(tmp_path / "tuned"))
+    packer = Packer(delta, Goal(quality=0.95))
+    for size in (20_000, 10_000):
+        result = packer.pack(size=size)
+        result.payload.close()
+        assert 0.97 * size <= result.size <= size
